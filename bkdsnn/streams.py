@@ -1,0 +1,28 @@
+"""Random streams: one per purpose, each a pure function of (seed, purpose, counters).
+
+No generator state is ever stored: the numbers of epoch 7, step 3 are the same whether the run was resumed
+or not, and two methods at the same seed see the same images in the same order.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import torch
+
+Purpose = Literal["init", "order", "augmentation", "blur", "data"]
+
+
+def key(seed: int, purpose: Purpose, *counters: int) -> int:
+    """Return a 63-bit seed for the stream `purpose` at the given counters (epoch, step, sample, ...)."""
+    text = "/".join(map(str, (seed, purpose, *counters)))
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def generator(seed: int, purpose: Purpose, *counters: int) -> torch.Generator:
+    """Return a CPU generator positioned at the start of that stream."""
+    import torch
+
+    return torch.Generator().manual_seed(key(seed, purpose, *counters))
