@@ -265,7 +265,7 @@ class RunSpec(Strict):
 
     @property
     def method(self) -> str:
-        """What is done to the network: its distillation, else its task loss; `convert` or `pretrained` if not trained."""
+        """What is done to the network: distillation, else task loss; `convert` or `pretrained` if not trained."""
         if self.recipe is None:
             return "pretrained" if isinstance(self.source, Pretrained) else "convert"
         terms = "-".join(term.method for term in self.distill)
