@@ -7,6 +7,7 @@ temperature, lambda blur ratio, w_LD and w_BKD loss weights.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -251,7 +252,7 @@ class RunSpec(Strict):
         """Return the canonical JSON: defaults filled in, keys sorted, no spaces."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
 
-    @property
+    @functools.cached_property
     def digest(self) -> str:
         """SHA-256 of the canonical JSON."""
         return hashlib.sha256(self.canonical().encode()).hexdigest()
