@@ -68,7 +68,7 @@ def _step(model: type[BaseModel], part: Any) -> list[type[BaseModel]]:
 
 
 def _tagged(model: type[BaseModel], part: Any) -> bool:
-    return any(part == field.default for field in model.model_fields.values())
+    return isinstance(part, str) and any(part == field.default for field in model.model_fields.values())
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:

@@ -1,6 +1,6 @@
 """The paper as data: tables declared in YAML, expanded for a scale into run specs. Pure, and free of torch.
 
-    config/paper/table2c.yaml --plan(table, scale, seeds)--> Plan of cells, each with its run specs
+config/paper/table2c.yaml --plan(table, scale, seeds)--> Plan of cells, each with its run specs
 """
 
 from __future__ import annotations
@@ -185,6 +185,12 @@ def all_runs(
     seeds = None if seeds is None else list(seeds)
     plans = (expansion.plan(load_table(table, config), seeds) for table in table_names(config))
     return {name: run for one in plans for name, run in one.runs().items()}
+
+
+def published_weights(config: Path = CONFIG) -> list[Pretrained]:
+    """Every published file of weights that some column names."""
+    columns = (column for table in table_names(config) for column in load_table(table, config).columns)
+    return [column.pretrained for column in columns if column.pretrained]
 
 
 class Expansion:

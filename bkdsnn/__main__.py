@@ -1,0 +1,5 @@
+"""`python -m bkdsnn`."""
+
+from bkdsnn.cli import main
+
+raise SystemExit(main())

@@ -1,0 +1,105 @@
+"""Checkpoints as safetensors: tensors by name, everything else as JSON in the header. No pickle.
+
+A checkpoint holds the student, the criterion (restoration block and adapters), the optimiser, the gradient scaler,
+the position (epoch and step within it) and the history so far. Random streams need no state (`bkdsnn.streams`).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from bkdsnn import files
+from bkdsnn.errors import UserError
+
+FORMAT = 1
+
+
+@dataclass
+class Position:
+    """Where training stands: `step` batches of `epoch` are done; `totals` are the loss sums of these batches."""
+
+    epoch: int = 0
+    step: int = 0
+    totals: dict[str, float] = field(default_factory=dict)
+    epoch_seconds: float = 0.0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def save(path: Path, spec: str, position: Position, parts: dict[str, nn.Module], optimizer: Any, scaler: Any) -> None:
+    """Write a checkpoint atomically; `spec` is the digest of the run spec."""
+    tensors = {f"{name}/{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
+    state = optimizer.state_dict()
+    tensors |= {f"optimizer/{i}/{key}": value for i, entry in state["state"].items() for key, value in entry.items()}
+    header = {"format": FORMAT, "spec": spec, "position": vars(position), "scaler": scaler.state_dict()}
+    write_tensors(path, {key: value for key, value in tensors.items() if value is not None}, header)
+
+
+def load(path: Path, spec: str, parts: dict[str, nn.Module], optimizer: Any, scaler: Any) -> Position:
+    """Restore everything in place and return the position. Raises `UserError` for another spec or a damaged file."""
+    tensors, header = read_tensors(path)
+    if header.get("format") != FORMAT or header.get("spec") != spec:
+        raise UserError(
+            f"{path}: checkpoint of spec {str(header.get('spec'))[:10]} (format {header.get('format')}), expected "
+            f"{spec[:10]} (format {FORMAT}); it is of another run: move it away to start afresh"
+        )
+    for name, part in parts.items():
+        load_weights(part, _below(tensors, name), str(path))
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": _optimizer_state(_below(tensors, "optimizer"))})
+    scaler.load_state_dict(header["scaler"])
+    return Position(**header["position"])
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
+    """Write tensors and a JSON header atomically."""
+    plain = {key: value.detach().contiguous() for key, value in tensors.items()}
+    with files.replacing(path) as temporary:
+        try:
+            save_file(plain, temporary, metadata={"bkdsnn": json.dumps(header)})
+        except SafetensorError as error:
+            raise OSError(0, str(error)) from error
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return tensors and header. Raises `UserError` if the file is missing, truncated or of another program."""
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        with safe_open(path, "pt") as stream:
+            header = json.loads((stream.metadata() or {}).get("bkdsnn", "null"))
+            tensors = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, ValueError) as error:
+        raise UserError(f"{path}: damaged or not safetensors ({error}); delete it to start this run afresh") from error
+    if header is None:
+        raise UserError(f"{path}: not written by bkdsnn (no 'bkdsnn' header)")
+    return tensors, header
+
+
+def load_weights(module: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
+    """Load a state dict strictly; a missing, unknown or misshapen tensor raises `UserError` naming it."""
+    expected = module.state_dict()
+    for kind, keys in (("lacks", expected.keys() - tensors.keys()), ("has unknown", tensors.keys() - expected.keys())):
+        if keys:
+            raise UserError(f"{where}: {kind} tensor '{min(keys)}' ({len(keys)} in all) for {type(module).__name__}")
+    for key, value in expected.items():
+        if value.shape != tensors[key].shape:
+            raise UserError(f"{where}: '{key}' has shape {tuple(tensors[key].shape)}, expected {tuple(value.shape)}")
+    module.load_state_dict(tensors)
+
+
+def _below(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
+
+
+def _optimizer_state(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, key = name.split("/", 1)
+        state.setdefault(int(index), {})[key] = value
+    return state

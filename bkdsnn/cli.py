@@ -1,0 +1,149 @@
+"""The command line. Parsing and checks come first and import no torch, so that mistakes are told at once."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+from bkdsnn import errors, paper, progress
+from bkdsnn.errors import Interrupted, UserError
+from bkdsnn.settings import data_root, weights_root
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one subcommand and return its exit code: 0 done, 1 bad input, 75 saved and to be continued."""
+    options = parser().parse_args(arguments)
+    try:
+        progress.configure(getattr(options, "log", None))
+        options.command(options)
+    except UserError as error:
+        progress.log.error("error: %s", error)
+        return 1
+    except Interrupted as pause:
+        progress.log.info("%s", pause)
+        return errors.RESUMABLE
+    return 0
+
+
+def train(options: argparse.Namespace) -> None:
+    """Carry out a run."""
+    spec = paper.find_run(options.run, options.scale, options.neurons)
+    from bkdsnn import devices
+    from bkdsnn.execute import execute
+
+    device = devices.choose(options.device, options.threads)
+    execute(spec, options.results / options.scale, options.resources, device, options.minutes)
+
+
+def data(options: argparse.Namespace) -> None:
+    """Check or build a dataset and write its manifest."""
+    from bkdsnn.data import prepare
+
+    runs = paper.all_runs(options.scale, seeds=[0])
+    datasets = {spec.dataset.name: spec.dataset for spec in runs.values()}
+    if options.dataset not in datasets:
+        raise errors.unknown("dataset", options.dataset, datasets, f"scale '{options.scale}'")
+    manifest = options.results / options.scale / "data" / f"{options.dataset}.json"
+    prepare(datasets[options.dataset], data_root(options.root), manifest)
+
+
+def weights(options: argparse.Namespace) -> None:
+    """Fetch and check published weights."""
+    from bkdsnn.weights import fetch, stored
+
+    known = {one.name: one for one in paper.published_weights()}
+    if options.name not in known:
+        raise errors.unknown("weights", options.name, known)
+    target = stored(options.resources / "weights", known[options.name])
+    fetch(known[options.name], target, weights_root(options.root))
+
+
+def table(options: argparse.Namespace) -> None:
+    """Write a table from what has been measured so far."""
+    from bkdsnn.tables import emit, summary
+
+    plan = paper.plan(options.table, options.scale, seeds=options.seeds, neurons=options.neurons)
+    model = emit(plan, options.results / options.scale)
+    progress.log.info("%s", summary(model))
+
+
+def plan(options: argparse.Namespace) -> None:
+    """List the runs of a table and whether they are finished."""
+    chosen = paper.plan(options.table, options.scale, seeds=options.seeds, neurons=options.neurons)
+    runs = options.results / options.scale / "runs"
+    for name in chosen.runs():
+        sys.stdout.write(f"{'finished' if (runs / name / 'metrics.json').exists() else 'to do   '} {name}\n")
+
+
+def convert(options: argparse.Namespace) -> None:
+    """Convert pickled CIFAR or image folders to the binary layout that the pipeline reads."""
+    from bkdsnn.data.convert import convert as convert_data
+
+    progress.log.info("%s", convert_data(options.source, options.target))
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser; every subcommand has --help."""
+    top = argparse.ArgumentParser(prog="python -m bkdsnn", description=sys.modules["bkdsnn"].__doc__)
+    commands = top.add_subparsers(required=True, metavar="command")
+    one = _command(commands, "train", train)
+    one.add_argument("run", help="run name; `plan` lists them")
+    _common(one)
+    one.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n> (default: auto)")
+    one.add_argument("--threads", type=_positive(int), default=1, help="CPU threads (default: 1)")
+    one.add_argument("--minutes", type=_positive(float), help="save and exit with 75 shortly before so many minutes")
+    one.add_argument("--resources", type=Path, default=Path("resources"), help="folder of published weights")
+    one.add_argument("--log", type=Path, help="also log to this file")
+
+    one = _command(commands, "data", data)
+    one.add_argument("dataset", help="name in config/datasets.yaml")
+    _common(one)
+    one.add_argument("--root", type=Path, help="folder with your data (default: $BKDSNN_DATA_ROOT)")
+    one.add_argument("--log", type=Path, help="also log to this file")
+
+    one = _command(commands, "weights", weights)
+    one.add_argument("name", help="such as torchvision/ResNet18_Weights.IMAGENET1K_V1")
+    one.add_argument("--root", type=Path, help="folder with the files (default: $BKDSNN_WEIGHTS_ROOT, else download)")
+    one.add_argument("--resources", type=Path, default=Path("resources"), help="where to put them")
+    one.add_argument("--log", type=Path, help="also log to this file")
+
+    for name, command in (("table", table), ("plan", plan)):
+        one = _command(commands, name, command)
+        one.add_argument("table", help=f"one of: {', '.join(paper.table_names())}")
+        _common(one)
+        one.add_argument("--seeds", type=int, nargs="+", help="seeds (default: those of the scale)")
+
+    one = _command(commands, "convert", convert)
+    one.add_argument("source", type=Path, help="cifar-10-batches-py, cifar-100-python (folder or .tar.gz) or images")
+    one.add_argument("target", type=Path, help="folder to make")
+    return top
+
+
+def _command(
+    commands: argparse._SubParsersAction[argparse.ArgumentParser],
+    name: str,
+    function: Callable[[argparse.Namespace], None],
+) -> argparse.ArgumentParser:
+    made = commands.add_parser(name, help=function.__doc__, description=function.__doc__)
+    made.set_defaults(command=function)
+    return made
+
+
+def _common(one: argparse.ArgumentParser) -> None:
+    one.add_argument("--scale", default="demo", help=f"one of: {', '.join(paper.scale_names())} (default: demo)")
+    one.add_argument("--neurons", default="reference", choices=get_args(paper.Preset), help="neuron preset")
+    one.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: results)")
+
+
+def _positive(kind: Callable[[str], float]) -> Callable[[str], float]:
+    def parse(text: str) -> float:
+        value = kind(text)
+        if value <= 0:
+            raise argparse.ArgumentTypeError(f"must be more than 0, found {text}")
+        return value
+
+    parse.__name__ = kind.__name__
+    return parse

@@ -1,0 +1,44 @@
+"""Which device a run computes on."""
+
+from __future__ import annotations
+
+import platform
+import resource
+
+import torch
+
+from bkdsnn.errors import UserError
+
+
+def choose(name: str, threads: int) -> torch.device:
+    """Return the device: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:<n>`.
+
+    Raises `UserError` if a GPU is asked for and absent: nothing falls back in silence.
+    """
+    torch.set_num_threads(threads)
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+    except RuntimeError as error:
+        raise UserError(f"unknown device '{name}'; expected auto, cpu, cuda or cuda:<n>") from error
+    present = torch.cuda.device_count()
+    if device.type == "cuda" and (device.index or 0) >= present:
+        raise UserError(f"device '{name}' asked for, but {present} CUDA devices are present; use device=auto or cpu")
+    if device.type == "cuda":
+        torch.backends.cudnn.deterministic = True
+    return device
+
+
+def describe(device: torch.device) -> str:
+    """Name the device for people, with its threads if it is a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"
+
+
+def peak_memory_mb(device: torch.device) -> float:
+    """Peak memory of this process in MiB: on the GPU that it uses, else in main memory."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10

@@ -1,0 +1,119 @@
+"""One run from spec to artefacts: train it, or evaluate the weights that it begins with."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from bkdsnn import checkpoint, devices, files, models
+from bkdsnn.data import Loader, open_data
+from bkdsnn.errors import UserError
+from bkdsnn.evaluate import Evaluation, evaluate
+from bkdsnn.progress import log
+from bkdsnn.provenance import provenance
+from bkdsnn.runs import RunFolder
+from bkdsnn.slices import Slice
+from bkdsnn.spec import Augment, Pretrained, RunSpec
+from bkdsnn.train import train
+from bkdsnn.weights import stored
+
+EVALUATION_BATCH = 250  # images at a time where no recipe says
+
+
+def execute(spec: RunSpec, results: Path, resources: Path, device: torch.device, minutes: float | None) -> None:
+    """Carry out a run below `results` (one scale's folder); a finished run is left as it is.
+
+    Raises `UserError` for bad input and `Interrupted` when the slice of `minutes` ends first.
+    """
+    folder = RunFolder(results / "runs", spec)
+    if folder.finished:
+        log.info("%s: already finished", spec.name)
+        return
+    with folder.locked():
+        name = devices.describe(device)
+        folder.begin(name)
+        log.info("%s: on %s", spec.name, name)
+        loader = open_loader(spec, results, device)
+        if spec.recipe is None:
+            network = load_source(spec, folder, resources).to(device)
+            evaluation = evaluate(network, loader)
+            history: list[dict[str, Any]] = []
+            log.info("%s: top-1 %.2f %%", spec.name, evaluation.top1)
+        else:
+            part = Slice(minutes, folder.path)
+            network, evaluation, history = train(spec, spec.recipe, folder, loader, device, part)
+        write_artefacts(folder, network, evaluation, history, loader, name)
+        folder.clear_checkpoints()
+
+
+def open_loader(spec: RunSpec, results: Path, device: torch.device) -> Loader:
+    """Open the data through the manifest that the data rule made."""
+    recipe = spec.recipe
+    return open_data(
+        spec.dataset,
+        results / "data" / f"{spec.dataset.name}.json",
+        batch_size=recipe.batch_size if recipe else EVALUATION_BATCH,
+        augment=recipe.augment if recipe else Augment(),
+        seed=spec.seed,
+        device=device,
+    )
+
+
+def load_source(spec: RunSpec, folder: RunFolder, resources: Path) -> nn.Module:
+    """Build the network with the weights of its source: another run, or published ones."""
+    network = models.build(spec.network, spec.dataset.classes)
+    if isinstance(spec.source, Pretrained):
+        path = stored(resources / "weights", spec.source)
+        tensors, header = checkpoint.read_tensors(path)
+        if not str(header.get("sha256")).startswith(spec.source.sha256):
+            raise UserError(
+                f"{path}: made from SHA-256 {header.get('sha256')}, expected {spec.source.sha256}; delete it"
+            )
+        checkpoint.load_weights(network, tensors, str(path))
+    elif spec.source is not None:
+        source = folder.of(spec.source)
+        checkpoint.load_weights(network, source.weights(), str(source.path / "weights.safetensors"))
+    return network
+
+
+def write_artefacts(
+    folder: RunFolder,
+    network: nn.Module,
+    evaluation: Evaluation,
+    history: list[dict[str, Any]],
+    loader: Loader,
+    device: str,
+) -> None:
+    """Write everything that a run leaves; `metrics.json` last, for it alone marks success."""
+    spec, path = folder.spec, folder.path
+    seconds = sum(record["seconds"] for record in history)
+    folder.write_history(history)
+    files.write_json(path / "spec.json", json.loads(spec.canonical()))
+    checkpoint.write_tensors(path / "weights.safetensors", network.state_dict(), {"spec": spec.digest})
+    with files.replacing(path / "predictions.npz") as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(stream, predicted=evaluation.predicted.astype(np.int16), correct=evaluation.correct)
+    files.write_json(path / "provenance.json", provenance(folder.attempts, device, loader.digest, seconds))
+    files.write_json(path / "metrics.json", metrics(spec, network, evaluation, history, loader))
+
+
+def metrics(
+    spec: RunSpec, network: nn.Module, evaluation: Evaluation, history: list[dict[str, Any]], loader: Loader
+) -> dict[str, Any]:
+    """Return what tables read; accuracies in per cent. `best` is what the best test epoch would have claimed."""
+    last = {"epoch": len(history), "top1": evaluation.top1}
+    best = max([*history, last], key=lambda record: record["top1"])
+    return {
+        "run": spec.name,
+        "spec": spec.digest,
+        "top1": {"last": evaluation.top1, "best": best["top1"], "best_epoch": best["epoch"]},
+        "parameters": models.count_parameters(network),
+        "epochs": len(history),
+        "test_images": len(evaluation.correct),
+        "dataset": {"name": spec.dataset.name, "label": spec.dataset.label, "digest": loader.digest},
+        "seconds": sum(record["seconds"] for record in history),
+    }

@@ -1,0 +1,39 @@
+"""What was run, on what, with what: enough to judge a result whose folder was copied elsewhere."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import bkdsnn
+
+PACKAGES = ("torch", "spikingjelly", "numpy", "safetensors")
+
+
+def provenance(attempts: Path, device: str, data_digest: str, seconds: float) -> dict[str, Any]:
+    """Return code version, environment, device, data digest, attempts and training time in seconds."""
+    return {
+        "bkdsnn": bkdsnn.__version__,
+        "commit": commit(),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "device": device,
+        "data_digest": data_digest,
+        "attempts": [json.loads(line) for line in attempts.read_text().splitlines()],
+        "seconds": seconds,
+    }
+
+
+def commit() -> str | None:
+    """The commit of the source, with `+` if it was changed since; None outside a checkout."""
+    folder = Path(bkdsnn.__file__).parent
+    try:
+        command = ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None

@@ -1,0 +1,116 @@
+"""The folder of one run: `results/<scale>/runs/<run>/`, and who may write there."""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import json
+import os
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bkdsnn import files
+from bkdsnn.errors import UserError
+from bkdsnn.spec import RunSpec
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class RunFolder:
+    """Paths and artefacts of one run.
+
+    `metrics.json` is written last and alone marks success. `checkpoints/` is not declared to the workflow, so it
+    survives a failed attempt; it is removed on success.
+    """
+
+    def __init__(self, runs: Path, spec: RunSpec) -> None:
+        self.runs = runs
+        self.spec = spec
+        self.path = runs / spec.name
+        self.checkpoint = self.path / "checkpoints" / "last.safetensors"
+        self.attempts = self.path / "checkpoints" / "attempts.jsonl"
+
+    @property
+    def finished(self) -> bool:
+        """Whether the run ended well."""
+        return (self.path / "metrics.json").is_file()
+
+    def of(self, spec: RunSpec) -> RunFolder:
+        """Return the folder of another run of the same scale."""
+        return RunFolder(self.runs, spec)
+
+    @contextlib.contextmanager
+    def locked(self) -> Iterator[None]:
+        """Keep a second writer out; the lock dies with the process. Raises `UserError` if it is taken."""
+        lock = self.path / "checkpoints" / "lock"
+        try:
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            stream = lock.open("a+")
+        except OSError as error:
+            raise files.unwritable(lock, error) from error
+        with stream:
+            _claim(stream, lock)
+            yield
+
+    def begin(self, device: str) -> None:
+        """Record the start of an attempt."""
+        attempt = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "host": socket.gethostname(), "device": device}
+        _append(self.attempts, attempt)
+
+    def write_history(self, records: list[dict[str, Any]]) -> None:
+        """Begin `history.jsonl` with the epochs that a checkpoint remembers."""
+        files.write_text(self.path / "history.jsonl", "".join(json.dumps(record) + "\n" for record in records))
+
+    def append_history(self, record: dict[str, Any]) -> None:
+        """Add a finished epoch to `history.jsonl`."""
+        _append(self.path / "history.jsonl", record)
+
+    def fail(self, message: str) -> None:
+        """Record why the run cannot go on; tables then show the cell as failed."""
+        files.write_json(self.path / "failure.json", {"run": self.spec.name, "message": message})
+
+    def weights(self) -> dict[str, Tensor]:
+        """Return the trained weights. Raises `UserError` if the run is unfinished or the file is not of this spec."""
+        from bkdsnn.checkpoint import read_tensors
+
+        if not self.finished:
+            raise UserError(f"run {self.spec.name} is not finished: no {self.path / 'metrics.json'}")
+        tensors, header = read_tensors(self.path / "weights.safetensors")
+        if header.get("spec") != self.spec.digest:
+            raise UserError(
+                f"{self.path / 'weights.safetensors'}: belongs to spec {str(header.get('spec'))[:10]}, "
+                f"expected {self.spec.digest[:10]}; delete the folder and run again"
+            )
+        return tensors
+
+    def clear_checkpoints(self) -> None:
+        """Remove what only an unfinished run needs."""
+        (self.path / "failure.json").unlink(missing_ok=True)
+        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+
+
+def _append(path: Path, record: dict[str, Any]) -> None:
+    try:
+        with path.open("a") as stream:
+            stream.write(json.dumps(record) + "\n")
+    except OSError as error:
+        raise files.unwritable(path, error) from error
+
+
+def _claim(stream: Any, lock: Path) -> None:
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        stream.seek(0)
+        owner = stream.read().strip() or "unknown"
+        raise UserError(
+            f"{lock.parent.parent}: another process ({owner}) is writing this run; wait or stop it"
+        ) from error
+    stream.truncate(0)
+    stream.write(f"{socket.gethostname()} pid {os.getpid()}")
+    stream.flush()

@@ -1,0 +1,66 @@
+"""`config/config.yaml`: what a user sets. Everything else is data of the paper or of a scale."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, field_validator
+
+from bkdsnn import paper
+from bkdsnn.errors import UserError, explain, unknown
+from bkdsnn.spec import Strict
+
+
+class Root(Strict):
+    """A folder of the user's."""
+
+    root: Path | None = None
+
+
+class Settings(Strict):
+    """The configuration of the workflow, validated before the DAG is built."""
+
+    scale: str
+    seeds: tuple[int, ...] | None = Field(default=None, description="replaces the scale's seeds")
+    neurons: paper.Preset = "reference"
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    data: Root = Root()
+    weights: Root = Root()
+
+    @field_validator("seeds")
+    @classmethod
+    def _some_seeds(cls, seeds: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if seeds is not None and (not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds)):
+            raise ValueError("expected at least one seed, all different and none negative, such as [0, 1, 2]")
+        return seeds
+
+    @classmethod
+    def read(cls, content: Mapping[str, Any]) -> Settings:
+        """Validate the workflow's configuration; an unknown key or value raises `UserError`."""
+        try:
+            settings = cls.model_validate(dict(content))
+        except ValidationError as error:
+            raise explain(error, cls, "config/config.yaml or --config") from error
+        if settings.scale not in paper.scale_names():
+            raise unknown("scale", settings.scale, paper.scale_names(), "config/config.yaml or --config")
+        return settings
+
+
+def data_root(given: Path | None) -> Path | None:
+    """The folder with the user's data: the option, else BKDSNN_DATA_ROOT, else none. Raises `UserError` if absent."""
+    return _folder(given, "BKDSNN_DATA_ROOT", "data.root")
+
+
+def weights_root(given: Path | None) -> Path | None:
+    """The folder with published weights: the option, else BKDSNN_WEIGHTS_ROOT, else none (they are downloaded)."""
+    return _folder(given, "BKDSNN_WEIGHTS_ROOT", "weights.root")
+
+
+def _folder(given: Path | None, variable: str, key: str) -> Path | None:
+    chosen = given or (Path(os.environ[variable]) if os.environ.get(variable) else None)
+    if chosen is not None and not chosen.is_dir():
+        raise UserError(f"'{key}' (or {variable}): no such folder: {chosen}")
+    return chosen

@@ -1,0 +1,169 @@
+"""The training loop: one for every network, method and scale."""
+
+from __future__ import annotations
+
+import math
+import time
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bkdsnn import checkpoint, devices, models, streams
+from bkdsnn.checkpoint import Position
+from bkdsnn.data import Loader
+from bkdsnn.distill import Criterion
+from bkdsnn.errors import Interrupted, UserError
+from bkdsnn.evaluate import Evaluation, evaluate
+from bkdsnn.models.outputs import Outputs
+from bkdsnn.progress import Progress
+from bkdsnn.runs import RunFolder
+from bkdsnn.slices import Saver, Slice
+from bkdsnn.spec import Recipe, RunSpec
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+GUARD = 50  # steps between two looks at the losses: each look waits for the device
+
+
+def train(
+    spec: RunSpec, recipe: Recipe, folder: RunFolder, loader: Loader, device: torch.device, part: Slice
+) -> tuple[nn.Module, Evaluation, list[dict[str, Any]]]:
+    """Train to the end, or save and raise `Interrupted` when the slice ends.
+
+    Returns the student, its evaluation after the last epoch, and the history (one record an epoch). Raises
+    `UserError` for a checkpoint of another run and for a loss that is not finite.
+    """
+    teacher = load_teacher(spec, folder, device)
+    student, criterion = build(spec, teacher, device)
+    optimizer = make_optimizer(recipe, [*student.parameters(), *criterion.parameters()])
+    scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda" and recipe.precision == "fp16")
+    parts = {"student": student, "criterion": criterion}
+    saver = Saver(lambda at: checkpoint.save(folder.checkpoint, spec.digest, at, parts, optimizer, scaler))
+
+    at = Position()
+    if folder.checkpoint.exists():
+        at = checkpoint.load(folder.checkpoint, spec.digest, parts, optimizer, scaler)
+    folder.write_history(at.history)
+    progress = Progress(spec.name, recipe.epochs, loader.steps, at.epoch + at.step / loader.steps)
+    evaluation = None
+
+    while at.epoch < recipe.epochs:
+        student.train()
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(recipe, at.epoch)
+        meter = Meter(folder, at)
+        for images, labels in loader.train(at.epoch, at.step):
+            with torch.autocast(device.type, DTYPES[recipe.precision], enabled=device.type == "cuda"):
+                outputs = student(images, criterion.taps)
+                target = imitated(teacher, images, criterion.teacher_taps)
+            losses = criterion(outputs, target, labels, streams.generator(spec.seed, "blur", at.epoch, at.step))
+            scaler.scale(torch.stack(list(losses.values())).sum()).backward()
+            scaler.step(optimizer)
+            scaler.update()
+            optimizer.zero_grad(set_to_none=True)
+            meter.add(losses)
+            progress.step(at.epoch, at.step)
+            if part.over or saver.due:
+                meter.settle()
+                saver.save(at)
+            if part.over:
+                raise Interrupted(f"{spec.name}: saved at epoch {at.epoch + 1}, step {at.step}; run again to continue")
+        meter.settle()
+        evaluation = evaluate(student, loader)
+        record = meter.record(evaluation.top1, recipe.batch_size, device)
+        folder.append_history(record)
+        progress.epoch(record)
+        at = Position(epoch=at.epoch + 1, history=[*at.history, record])
+
+    saver.save(at)  # should writing the results fail, the next attempt only evaluates
+    return student, evaluation or evaluate(student, loader), at.history
+
+
+def build(spec: RunSpec, teacher: nn.Module | None, device: torch.device) -> tuple[nn.Module, Criterion]:
+    """Make the student and its criterion; at one seed every method begins with the same student."""
+    size = spec.dataset.image_size
+    teacher_shapes = models.feature_shapes(teacher, size) if teacher else None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(streams.key(spec.seed, "init", 0))
+        student = models.build(spec.network, spec.dataset.classes)
+        torch.manual_seed(streams.key(spec.seed, "init", 1))
+        criterion = Criterion(spec, models.feature_shapes(student, size), teacher_shapes)
+    return student.to(device), criterion.to(device)
+
+
+def load_teacher(spec: RunSpec, folder: RunFolder, device: torch.device) -> nn.Module | None:
+    """Return the finished teacher in evaluation mode, its parameters frozen; None for a run without one."""
+    if spec.teacher is None:
+        return None
+    teacher = models.build(spec.teacher.network, spec.dataset.classes)
+    source = folder.of(spec.teacher)
+    checkpoint.load_weights(teacher, source.weights(), str(source.path / "weights.safetensors"))
+    return teacher.requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def imitated(teacher: nn.Module | None, images: Tensor, taps: tuple[str, ...]) -> Outputs | None:
+    """Return the teacher's outputs for the student's own batch (B C H W), without gradient."""
+    return teacher(images, taps) if teacher else None
+
+
+def make_optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """Return the recipe's optimiser; student, restoration block and adapters share one group."""
+    common: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(parameters, momentum=recipe.momentum, **common)
+    return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer](parameters, **common)
+
+
+def learning_rate(recipe: Recipe, epoch: int) -> float:
+    """Linear warm-up to `lr`, then cosine to `min_lr`, constant within an epoch (epochs count from 0)."""
+    if epoch < recipe.warmup_epochs:
+        return recipe.lr * (epoch + 1) / (recipe.warmup_epochs + 1)
+    phase = (epoch - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs)
+    return recipe.min_lr + (recipe.lr - recipe.min_lr) * (1 + math.cos(math.pi * phase)) / 2
+
+
+class Meter:
+    """Sums the losses of an epoch by name; a loss that is not finite ends the run."""
+
+    def __init__(self, folder: RunFolder, at: Position) -> None:
+        self.folder, self.at = folder, at
+        self.pending: list[dict[str, Tensor]] = []
+        self.began = time.monotonic() - at.epoch_seconds
+
+    def add(self, losses: dict[str, Tensor]) -> None:
+        """Count one step and its 0-dim losses."""
+        self.pending.append({name: loss.detach() for name, loss in losses.items()})
+        self.at.step += 1
+        if len(self.pending) >= GUARD:
+            self.settle()
+
+    def settle(self) -> None:
+        """Add the pending losses to the totals. Raises `UserError` at the first that is not finite."""
+        first = self.at.step - len(self.pending)
+        for step, losses in enumerate(self.pending, first):
+            for name, loss in losses.items():
+                value = float(loss)
+                if not math.isfinite(value):
+                    raise self._failure(name, value, step)
+                self.at.totals[name] = self.at.totals.get(name, 0.0) + value
+        self.pending.clear()
+        self.at.epoch_seconds = time.monotonic() - self.began
+
+    def record(self, top1: float, batch_size: int, device: torch.device) -> dict[str, Any]:
+        """Return the history record of the finished epoch; seconds include the evaluation."""
+        trained, seconds = self.at.epoch_seconds, time.monotonic() - self.began
+        return {
+            "epoch": self.at.epoch + 1,
+            "losses": {name: total / self.at.step for name, total in self.at.totals.items()},
+            "top1": top1,
+            "images_per_second": self.at.step * batch_size / max(trained, 1e-9),
+            "seconds": seconds,
+            "peak_memory_mb": devices.peak_memory_mb(device),
+        }
+
+    def _failure(self, name: str, value: float, step: int) -> UserError:
+        kept = f"kept {self.folder.checkpoint}" if self.folder.checkpoint.exists() else "no checkpoint was due yet"
+        message = f"{self.folder.spec.name}: loss '{name}' is {value} at epoch {self.at.epoch + 1}, step {step + 1}"
+        self.folder.fail(message)
+        return UserError(f"{message} ({kept}); lower the learning rate or the weight of that loss in config/")

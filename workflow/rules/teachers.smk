@@ -1,0 +1,21 @@
+# ANN teachers. The shell line of every run is constant: a run is named by its spec, and its folder keeps undeclared
+# checkpoints, so that a failed or interrupted job goes on where it stopped.
+rule teacher:
+    input:
+        run_inputs,
+    output:
+        expand(f"results/{SCALE.name}/runs/{{{{run}}}}/{{file}}", file=ARTEFACTS),
+    log:
+        f"results/{SCALE.name}/logs/runs/{{run}}.log",
+    benchmark:
+        f"results/{SCALE.name}/benchmarks/runs/{{run}}.tsv"
+    wildcard_constraints:
+        run=rf"[a-z0-9-]+-ann-[a-z0-9-]+-ce{RUN_ENDING}",
+    priority: 10  # students wait for them
+    threads: THREADS
+    resources:
+        gpu=GPUS,
+        mem_mb=MEMORY_MB,
+    shell:
+        "{PYTHON} -m bkdsnn train {wildcards.run} --scale {SCALE.name} --neurons {SETTINGS.neurons} "
+        "--device {SETTINGS.device} --threads {threads} --log {log}"
