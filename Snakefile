@@ -8,9 +8,6 @@ min_version("9.27")
 configfile: Path(workflow.basedir) / "config" / "config.yaml"
 
 
-conda: "environment.yml"
-
-
 include: "workflow/common.smk"
 include: "workflow/rules/data.smk"
 include: "workflow/rules/teachers.smk"

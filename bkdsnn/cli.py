@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -30,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def train(options: argparse.Namespace) -> None:
     """Carry out a run."""
-    spec = paper.find_run(options.run, options.scale, options.neurons)
+    spec = paper.find_run(options.run, options.scale)
     from bkdsnn import devices
     from bkdsnn.execute import execute
 
@@ -92,7 +93,8 @@ def parser() -> argparse.ArgumentParser:
     one = _command(commands, "train", train)
     one.add_argument("run", help="run name; `plan` lists them")
     _common(one)
-    one.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:<n> (default: auto)")
+    device = os.environ.get("BKDSNN_DEVICE", "auto")
+    one.add_argument("--device", default=device, help="auto, cpu, cuda or cuda:<n> (default: $BKDSNN_DEVICE or auto)")
     one.add_argument("--threads", type=_positive(int), default=1, help="CPU threads (default: 1)")
     one.add_argument("--minutes", type=_positive(float), help="save and exit with 75 shortly before so many minutes")
     one.add_argument("--resources", type=Path, default=Path("resources"), help="folder of published weights")
@@ -114,6 +116,7 @@ def parser() -> argparse.ArgumentParser:
         one = _command(commands, name, command)
         one.add_argument("table", help=f"one of: {', '.join(paper.table_names())}")
         _common(one)
+        one.add_argument("--neurons", default="reference", choices=get_args(paper.Preset), help="neuron preset")
         one.add_argument("--seeds", type=int, nargs="+", help="seeds (default: those of the scale)")
 
     one = _command(commands, "convert", convert)
@@ -134,7 +137,6 @@ def _command(
 
 def _common(one: argparse.ArgumentParser) -> None:
     one.add_argument("--scale", default="demo", help=f"one of: {', '.join(paper.scale_names())} (default: demo)")
-    one.add_argument("--neurons", default="reference", choices=get_args(paper.Preset), help="neuron preset")
     one.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: results)")
 
 

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bkdsnn.data import Loader
+from bkdsnn.data.loader import Loader
 
 
 class Evaluation(NamedTuple):

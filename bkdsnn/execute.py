@@ -11,7 +11,8 @@ import torch
 from torch import nn
 
 from bkdsnn import checkpoint, devices, files, models
-from bkdsnn.data import Loader, open_data
+from bkdsnn.data import open_data
+from bkdsnn.data.loader import Loader
 from bkdsnn.errors import UserError
 from bkdsnn.evaluate import Evaluation, evaluate
 from bkdsnn.progress import log

@@ -10,19 +10,32 @@ import itertools
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
 from bkdsnn.errors import UserError, explain, unknown
-from bkdsnn.spec import RUN_NAME, Dataset, Neuron, Pretrained, Quantised, Recipe, ResNet, RunSpec, Strict, TaskLoss
+from bkdsnn.spec import (
+    RUN_NAME,
+    Dataset,
+    Neuron,
+    Pretrained,
+    Quantised,
+    Recipe,
+    ResNet,
+    RunSpec,
+    Strict,
+    TaskLoss,
+    Term,
+)
 
 CONFIG = Path(__file__).resolve().parents[1] / "config"
 
 Preset = Literal["reference", "paper-text"]
 Role = Literal["student", "teacher", "conversion"]
 Fragment = dict[str, Any]
+TERMS = {term.model_fields["method"].default for term in get_args(get_args(Term)[0])}
 M = TypeVar("M", bound=Strict)
 
 
@@ -166,12 +179,14 @@ def plan(table: str, scale: str, *, seeds: Iterable[int] | None = None, neurons:
     return Expansion(scale, neurons=neurons).plan(load_table(table), seeds)
 
 
-def find_run(name: str, scale: str, neurons: Preset = "reference", config: Path = CONFIG) -> RunSpec:
-    """Return the spec behind a run name, whatever seed it has; an unknown name raises `UserError`."""
+def find_run(name: str, scale: str, config: Path = CONFIG) -> RunSpec:
+    """Return the spec behind a run name, whatever its seed and neurons; an unknown name raises `UserError`."""
     match = RUN_NAME.match(name)
     if match is None:
         raise UserError(f"'{name}' is not a run name; expected <dataset>-<network>-<method>-t<T>-s<seed>-<10 digits>")
-    runs = all_runs(scale, seeds=[int(match["seed"])], neurons=neurons, config=config)
+    runs: dict[str, RunSpec] = {}
+    for preset in get_args(Preset):
+        runs |= all_runs(scale, seeds=[int(match["seed"])], neurons=preset, config=config)
     if name not in runs:
         raise unknown("run", name, runs, f"scale '{scale}'")
     return runs[name]
@@ -199,19 +214,33 @@ class Expansion:
     def __init__(self, scale: str, *, neurons: Preset = "reference", config: Path = CONFIG) -> None:
         self.scale = load_scale(scale, config)
         self.preset = neurons
+        if neurons == "paper-text":
+            note = f"{self.scale.note.strip()} Neurons are those of the paper's text: IF with a sigmoid surrogate."
+            self.scale = self.scale.model_copy(update={"note": note})
         self.methods = _catalogue(Method, config / "methods.yaml")
         self.neurons = _catalogue(Neuron, config / "neurons.yaml")
-        self.datasets = _read(config / "datasets.yaml")
+        self.datasets = _catalogue(Dataset, config / "datasets.yaml", named=True)
         self.networks = _read(config / "networks.yaml")
         files = sorted((config / "recipes").glob("*.yaml"))
-        self.recipes = {name: recipe for path in files for name, recipe in _read(path).items()}
+        self.recipes = {name: recipe for path in files for name, recipe in _catalogue(Recipe, path).items()}
         self.quantised = _catalogue(Quantised, config / "quantised.yaml")
+        self._check_scale()
+
+    def _check_scale(self) -> None:
+        """Refuse overrides of things that do not exist: they would be ignored in silence."""
+        where = f"config/scales/{self.scale.name}.yaml"
+        _all_known("dataset", self.scale.datasets, self.datasets, where)
+        _all_known("network", self.scale.networks, self.networks, where)
+        _all_known("recipe", self.scale.recipes, {"*", *self.recipes}, where)
+        _all_known("term", self.scale.distill, TERMS, where)
 
     def plan(self, table: Table, seeds: Iterable[int] | None = None) -> Plan:
         """Return the plan of a table; see `paper.plan`."""
         chosen = tuple(self.scale.seeds if seeds is None else seeds)
         if not chosen:
             raise UserError("'seeds' is empty; give at least one, such as seeds=[0]")
+        for layer in (table.distill, *(row.distill for row in table.rows)):
+            _all_known("term", layer, TERMS, f"config/paper/{table.name}.yaml")
         cells = [self._cell(table, row, i, chosen) for row in table.rows for i in range(len(table.columns))]
         labels = {row.method: row.label or self._method(row.method).label for row in table.rows}
         return Plan(table, self.scale, labels, tuple(cells))
@@ -262,7 +291,7 @@ class Expansion:
     def _dataset(self, name: str) -> Dataset:
         real = _known("dataset", name, self.datasets)
         chosen = _known("dataset", self.scale.datasets.get(real, real), self.datasets)
-        return _parse(Dataset, {"name": chosen, **self.datasets[chosen]}, f"config/datasets.yaml, '{chosen}'")
+        return self.datasets[chosen]
 
     def _network(self, method: Method, column: Column, timesteps: int) -> ResNet:
         name = _known("network", column.network, self.networks)
@@ -290,14 +319,18 @@ class Expansion:
             raise unknown("recipe role", method.recipe, column.recipes, f"column '{column.key}'")
         name = _known("recipe", column.recipes[method.recipe], self.recipes)
         overrides = itertools.chain(self.scale.recipes.get("*", {}).items(), self.scale.recipes.get(name, {}).items())
-        return _parse(Recipe, {**self.recipes[name], **dict(overrides)}, f"recipe '{name}' at '{self.scale.name}'")
+        fields = self.recipes[name].model_dump() | dict(overrides)
+        return _parse(Recipe, fields, f"recipe '{name}' at scale '{self.scale.name}'")
 
 
-def _catalogue(model: type[M], path: Path) -> dict[str, M]:
-    return {name: _parse(model, entry, f"config/{path.name}, '{name}'") for name, entry in _read(path).items()}
+def _catalogue(model: type[M], path: Path, named: bool = False) -> dict[str, M]:
+    """Read models by name; `named` ones carry their own name."""
+    return {
+        name: _parse(model, {"name": name, **entry} if named else entry, f"config/{path.name}, '{name}'")
+        for name, entry in _read(path).items()
+    }
 
 
-@functools.cache
 def _read(path: Path) -> dict[str, Any]:
     if not path.is_file():
         raise UserError(f"{path}: no such file")
@@ -315,6 +348,12 @@ def _parse(model: type[M], content: Mapping[str, Any], where: str) -> M:
         return TypeAdapter(model).validate_python(dict(content))
     except ValidationError as error:
         raise explain(error, model, where) from error
+
+
+def _all_known(kind: str, found: Iterable[str], valid: Iterable[str], where: str) -> None:
+    for name in found:
+        if name not in valid:
+            raise unknown(kind, name, valid, where)
 
 
 def _known(kind: str, name: str, catalogue: Mapping[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from pydantic import Field, ValidationError, field_validator
 from bkdsnn import paper
 from bkdsnn.errors import UserError, explain, unknown
 from bkdsnn.spec import Strict
+
+DATA_ROOT, WEIGHTS_ROOT = "BKDSNN_DATA_ROOT", "BKDSNN_WEIGHTS_ROOT"
 
 
 class Root(Strict):
@@ -48,15 +51,23 @@ class Settings(Strict):
             raise unknown("scale", settings.scale, paper.scale_names(), "config/config.yaml or --config")
         return settings
 
+    def export(self) -> None:
+        """Hand to the jobs, by environment, what must not make finished runs stale: device, folders, interpreter."""
+        os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        os.environ["BKDSNN_DEVICE"] = self.device
+        for variable, folder in ((DATA_ROOT, self.data.root), (WEIGHTS_ROOT, self.weights.root)):
+            if folder is not None:
+                os.environ[variable] = str(folder)
+
 
 def data_root(given: Path | None) -> Path | None:
     """The folder with the user's data: the option, else BKDSNN_DATA_ROOT, else none. Raises `UserError` if absent."""
-    return _folder(given, "BKDSNN_DATA_ROOT", "data.root")
+    return _folder(given, DATA_ROOT, "data.root")
 
 
 def weights_root(given: Path | None) -> Path | None:
     """The folder with published weights: the option, else BKDSNN_WEIGHTS_ROOT, else none (they are downloaded)."""
-    return _folder(given, "BKDSNN_WEIGHTS_ROOT", "weights.root")
+    return _folder(given, WEIGHTS_ROOT, "weights.root")
 
 
 def _folder(given: Path | None, variable: str, key: str) -> Path | None:

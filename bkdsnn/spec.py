@@ -7,7 +7,6 @@ temperature, lambda blur ratio, w_LD and w_BKD loss weights.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
 import re
@@ -213,6 +212,11 @@ class Pretrained(Strict):
     name: str
     sha256: str = Field(pattern="^[0-9a-f]{8,64}$", description="first digits of the file's SHA-256, at least 8")
 
+    @property
+    def stem(self) -> str:
+        """The name as part of a file name."""
+        return self.name.replace("/", "-")
+
 
 class RunSpec(Strict):
     """One training, conversion or evaluation.
@@ -252,7 +256,7 @@ class RunSpec(Strict):
         """Return the canonical JSON: defaults filled in, keys sorted, no spaces."""
         return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
 
-    @functools.cached_property
+    @property
     def digest(self) -> str:
         """SHA-256 of the canonical JSON."""
         return hashlib.sha256(self.canonical().encode()).hexdigest()

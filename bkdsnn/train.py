@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from bkdsnn import checkpoint, devices, models, streams
 from bkdsnn.checkpoint import Position
-from bkdsnn.data import Loader
+from bkdsnn.data.loader import Loader
 from bkdsnn.distill import Criterion
 from bkdsnn.errors import Interrupted, UserError
 from bkdsnn.evaluate import Evaluation, evaluate

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 def stored(folder: Path, pretrained: Pretrained) -> Path:
     """Where `fetch` puts these weights."""
-    return folder / f"{pretrained.name.replace('/', '-')}.safetensors"
+    return folder / f"{pretrained.stem}.safetensors"
 
 
 def fetch(pretrained: Pretrained, target: Path, local: Path | None) -> None:

@@ -10,7 +10,6 @@ from bkdsnn.errors import UserError
 from bkdsnn.settings import Settings
 from bkdsnn.spec import Pretrained
 
-PYTHON = sys.executable
 ARTEFACTS = ["metrics.json", "weights.safetensors", "predictions.npz", "history.jsonl", "spec.json", "provenance.json"]
 RUN_ENDING = r"-t\d+-s\d+-[0-9a-f]{10}"
 
@@ -19,6 +18,7 @@ def settle():
     """Validate the configuration and expand every table, or stop with one message before anything is built."""
     try:
         settings = Settings.read(config)
+        settings.export()
         expansion = paper.Expansion(settings.scale, neurons=settings.neurons)
         plans = {name: expansion.plan(paper.load_table(name), settings.seeds) for name in paper.table_names()}
     except UserError as error:
@@ -30,10 +30,8 @@ SETTINGS, SCALE, PLANS = settle()
 RUNS = {name: spec for plan in PLANS.values() for name, spec in plan.runs().items()}
 SEEDS = " ".join(map(str, SETTINGS.seeds or SCALE.seeds))
 DATASETS = sorted({spec.dataset.name for spec in RUNS.values()})
-DATA_ROOT = f"--root {SETTINGS.data.root}" if SETTINGS.data.root else ""
-WEIGHTS_ROOT = f"--root {SETTINGS.weights.root}" if SETTINGS.weights.root else ""
 GPUS, THREADS, MEMORY_MB = (1, 8, 32000) if SCALE.gpu else (0, 1, 2000)
-PUBLISHED = {one.name.replace("/", "-"): one.name for one in paper.published_weights()}
+PUBLISHED = {one.stem: one.name for one in paper.published_weights()}
 
 
 def artefact(run, name):
@@ -48,7 +46,7 @@ def run_inputs(wildcards):
     for parent in spec.parents():
         files += [artefact(parent.name, "metrics.json"), artefact(parent.name, "weights.safetensors")]
     if isinstance(spec.source, Pretrained):
-        files.append(f"resources/weights/{spec.source.name.replace('/', '-')}.safetensors")
+        files.append(f"resources/weights/{spec.source.stem}.safetensors")
     return files
 
 

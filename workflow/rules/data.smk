@@ -6,8 +6,12 @@ rule dataset:
     benchmark:
         f"results/{SCALE.name}/benchmarks/dataset/{{dataset}}.tsv"
     priority: 100  # missing data is told before anything is trained
+    conda:
+        "../../environment.yml"
+    params:
+        scale=SCALE.name,
     shell:
-        "{PYTHON} -m bkdsnn data {wildcards.dataset} --scale {SCALE.name} " "{DATA_ROOT} --log {log}"
+        "python -m bkdsnn data {wildcards.dataset} --scale {params.scale} --log {log}"
 
 
 rule published_weights:
@@ -18,7 +22,9 @@ rule published_weights:
     benchmark:
         f"results/{SCALE.name}/benchmarks/weights/{{published}}.tsv"
     priority: 100
+    conda:
+        "../../environment.yml"
     params:
         name=lambda wildcards: PUBLISHED[wildcards.published],
     shell:
-        "{PYTHON} -m bkdsnn weights {params.name} {WEIGHTS_ROOT} --log {log}"
+        "python -m bkdsnn weights {params.name} --log {log}"

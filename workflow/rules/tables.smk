@@ -12,9 +12,15 @@ rule table:
         f"results/{SCALE.name}/logs/tables/{{table}}.log",
     benchmark:
         f"results/{SCALE.name}/benchmarks/tables/{{table}}.tsv"
+    conda:
+        "../../environment.yml"
+    params:
+        scale=SCALE.name,
+        neurons=SETTINGS.neurons,
+        seeds=SEEDS,
     shell:
-        "{PYTHON} -m bkdsnn table {wildcards.table} --scale {SCALE.name} --neurons {SETTINGS.neurons} "
-        "--seeds {SEEDS} --log {log}"
+        "python -m bkdsnn table {wildcards.table} --scale {params.scale} --neurons {params.neurons} "
+        "--seeds {params.seeds} --log {log}"
 
 
 # One target per table, named as the table.

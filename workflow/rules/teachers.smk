@@ -12,10 +12,13 @@ rule teacher:
     wildcard_constraints:
         run=rf"[a-z0-9-]+-ann-[a-z0-9-]+-ce{RUN_ENDING}",
     priority: 10  # students wait for them
+    conda:
+        "../../environment.yml"
     threads: THREADS
     resources:
         gpu=GPUS,
         mem_mb=MEMORY_MB,
+    params:
+        scale=SCALE.name,
     shell:
-        "{PYTHON} -m bkdsnn train {wildcards.run} --scale {SCALE.name} --neurons {SETTINGS.neurons} "
-        "--device {SETTINGS.device} --threads {threads} --log {log}"
+        "python -m bkdsnn train {wildcards.run} --scale {params.scale} --threads {threads} --log {log}"

@@ -1,0 +1,278 @@
+"""Training end to end on tens of embedded images: artefacts, exact resume, guards."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from bkdsnn import checkpoint, data, paper
+from bkdsnn.errors import RESUMABLE, Interrupted, UserError
+from bkdsnn.execute import execute
+from bkdsnn.runs import RunFolder
+from bkdsnn.spec import RunSpec
+from bkdsnn.train import learning_rate
+
+CPU = torch.device("cpu")
+COLUMN = "resnet20-cifar10"
+
+
+def spec_of(method, **recipe):
+    """The smoke-scale run of a method, with changes to its recipe."""
+    spec = paper.plan("table2a", "smoke").cell(method, COLUMN).runs[0]
+    return spec.model_copy(update={"recipe": spec.recipe.model_copy(update=recipe)})
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """Results folder with data and a trained teacher."""
+    results = tmp_path_factory.mktemp("results")
+    teacher = spec_of("ann")
+    data.prepare(teacher.dataset, None, results / "data" / f"{teacher.dataset.name}.json")
+    execute(teacher, results, results / "resources", CPU, None)
+    return results
+
+
+@pytest.fixture
+def results(prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path / "results")
+    return tmp_path / "results"
+
+
+def run(spec, results, minutes=None):
+    execute(spec, results, results / "resources", CPU, minutes)
+    return RunFolder(results / "runs", spec).path
+
+
+def run_in_slices(spec, results):
+    """Train one step a slice: every step ends in a checkpoint and begins from one."""
+    for slices in range(1, 100):
+        try:
+            return run(spec, results, minutes=1e-9), slices
+        except Interrupted:
+            assert not (RunFolder(results / "runs", spec).path / "metrics.json").exists()
+    raise AssertionError("no end")
+
+
+def losses(path):
+    return [json.loads(line)["losses"] for line in (path / "history.jsonl").read_text().splitlines()]
+
+
+def test_a_run_leaves_what_the_contract_names(results):
+    spec = spec_of("bkdsnn", epochs=2)
+    path = run(spec, results)
+    assert sorted(file.name for file in path.iterdir()) == [
+        "history.jsonl",
+        "metrics.json",
+        "predictions.npz",
+        "provenance.json",
+        "spec.json",
+        "weights.safetensors",
+    ]
+    metrics = json.loads((path / "metrics.json").read_text())
+    correct = np.load(path / "predictions.npz")["correct"]
+    history = [json.loads(line) for line in (path / "history.jsonl").read_text().splitlines()]
+    assert RunSpec.model_validate_json((path / "spec.json").read_text()).digest == spec.digest == metrics["spec"]
+    assert metrics["top1"]["last"] == 100 * correct.mean() == history[-1]["top1"]
+    assert metrics["top1"]["best"] == max(record["top1"] for record in history)
+    assert len(correct) == metrics["test_images"] == spec.dataset.digits.test
+    assert set(history[0]["losses"]) == {"ce", "ld", "bkd"}
+    assert len(json.loads((path / "provenance.json").read_text())["attempts"]) == 1
+
+
+def test_restoration_block_and_adapter_are_not_part_of_the_student(results):
+    weights = load_file(run(spec_of("bkdsnn"), results) / "weights.safetensors")
+    plain = load_file(run(spec_of("sew-resnet"), results) / "weights.safetensors")
+    assert weights.keys() == plain.keys()
+    assert all(weights[key].shape == plain[key].shape for key in plain)
+
+
+@pytest.mark.parametrize("method", ["bkdsnn", "lasnn", "tet"])
+def test_resumed_equals_uninterrupted_bit_for_bit(results, tmp_path, method):
+    spec = spec_of(method, epochs=2)
+    whole = run(spec, results)
+    shutil.copytree(results, tmp_path / "again", ignore=shutil.ignore_patterns(spec.name))
+    sliced, slices = run_in_slices(spec, tmp_path / "again")
+    steps = spec.recipe.epochs * (spec.dataset.digits.train // spec.recipe.batch_size)
+    assert slices == steps + 1
+    first, second = (load_file(path / "weights.safetensors") for path in (whole, sliced))
+    assert all(torch.equal(first[key], second[key]) for key in first)
+    assert losses(whole) == losses(sliced)
+    assert (whole / "predictions.npz").read_bytes() == (sliced / "predictions.npz").read_bytes()
+    assert len(json.loads((sliced / "provenance.json").read_text())["attempts"]) == slices
+
+
+def test_adam_state_survives_a_resume(results, tmp_path):
+    spec = paper.plan("table2a", "smoke").cell("tet", "resnet19-cifar10").runs[0]
+    assert spec.recipe.optimizer == "adam"
+    whole = load_file(run(spec, results) / "weights.safetensors")
+    shutil.copytree(results, tmp_path / "again", ignore=shutil.ignore_patterns(spec.name))
+    sliced = load_file(run_in_slices(spec, tmp_path / "again")[0] / "weights.safetensors")
+    assert all(torch.equal(whole[key], sliced[key]) for key in whole)
+
+
+def test_the_restoration_block_is_trained_and_resumed(results):
+    spec = spec_of("bkdsnn", epochs=2)
+    folder = RunFolder(results / "runs", spec)
+    blocks = []
+    for _ in range(3):
+        with pytest.raises(Interrupted):
+            run(spec, results, minutes=1e-9)
+        tensors, header = checkpoint.read_tensors(folder.checkpoint)
+        blocks.append(next(tensors[key] for key in sorted(tensors) if "restoration" in key and key.startswith("crit")))
+    assert header["position"]["step"] == 3
+    assert not torch.equal(blocks[0], blocks[1]) and not torch.equal(blocks[1], blocks[2])
+
+
+def test_methods_begin_with_the_same_student_and_see_the_same_order(results):
+    first = {}
+    for method in ("sew-resnet", "kdsnn", "bkdsnn"):
+        spec = spec_of(method, lr=1e-30)  # so small a step leaves the initial weights as they are
+        first[method] = load_file(run(spec, results) / "weights.safetensors")
+    for weights in first.values():
+        assert all(torch.equal(weights[key], first["sew-resnet"][key]) for key in weights)  # statistics of norms, too
+
+
+def test_a_finished_run_is_left_alone(results):
+    spec = spec_of("sew-resnet")
+    path = run(spec, results)
+    before = {file: file.stat().st_mtime_ns for file in path.iterdir()}
+    run(spec, results)
+    assert before == {file: file.stat().st_mtime_ns for file in path.iterdir()}
+
+
+def test_a_loss_that_is_not_finite_ends_the_run_and_keeps_the_checkpoint(results):
+    spec = spec_of("sew-resnet", lr=1e38, epochs=3)
+    folder = RunFolder(results / "runs", spec)
+    with pytest.raises(Interrupted):
+        run(spec, results, minutes=1e-9)
+    kept = folder.checkpoint.read_bytes()
+    with pytest.raises(UserError, match=r"loss 'ce' is (nan|inf) at epoch \d, step \d"):
+        run(spec, results)
+    assert folder.checkpoint.read_bytes() == kept
+    assert "loss 'ce'" in json.loads((folder.path / "failure.json").read_text())["message"]
+    assert not folder.finished
+
+
+def interrupted(results, **recipe):
+    spec = spec_of("bkdsnn", **recipe)
+    with pytest.raises(Interrupted):
+        run(spec, results, minutes=1e-9)
+    return spec, RunFolder(results / "runs", spec).checkpoint
+
+
+def test_checkpoint_of_another_spec_is_refused(results):
+    _, theirs = interrupted(results, epochs=2)
+    spec, ours = interrupted(results, epochs=3)
+    shutil.copy(theirs, ours)
+    with pytest.raises(UserError, match=r"last\.safetensors: checkpoint of spec .* expected"):
+        run(spec, results)
+
+
+@pytest.mark.parametrize("keep", [0, 100, -10])
+def test_truncated_checkpoint_is_refused(results, keep):
+    spec, path = interrupted(results)
+    path.write_bytes(path.read_bytes()[:keep])
+    with pytest.raises(UserError, match=r"last\.safetensors: damaged"):
+        run(spec, results)
+
+
+def test_missing_teacher_is_named(results):
+    spec = spec_of("bkdsnn")
+    shutil.rmtree(RunFolder(results / "runs", spec.teacher).path)
+    with pytest.raises(UserError, match=r"run .*-ann-.* is not finished"):
+        run(spec, results)
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (lambda t: {key: t[key] for key in list(t)[1:]}, "lacks tensor"),
+        (lambda t: {**t, "extra": torch.zeros(1)}, "has unknown tensor 'extra'"),
+        (lambda t: {**t, "fc.weight": torch.zeros(3, 3)}, r"'fc.weight' has shape \(3, 3\), expected"),
+    ],
+)
+def test_teacher_weights_of_the_wrong_shape_are_named(results, damage, message):
+    spec = spec_of("bkdsnn")
+    path = RunFolder(results / "runs", spec.teacher).path / "weights.safetensors"
+    tensors, header = checkpoint.read_tensors(path)
+    checkpoint.write_tensors(path, damage(tensors), header)
+    with pytest.raises(UserError, match=message):
+        run(spec, results)
+
+
+def test_teacher_weights_of_another_run_are_named(results):
+    spec = spec_of("bkdsnn")
+    path = RunFolder(results / "runs", spec.teacher).path / "weights.safetensors"
+    tensors, _ = checkpoint.read_tensors(path)
+    checkpoint.write_tensors(path, tensors, {"spec": "0" * 64})
+    with pytest.raises(UserError, match="belongs to spec 0000000000"):
+        run(spec, results)
+    save_file(tensors, path)
+    with pytest.raises(UserError, match="not written by bkdsnn"):
+        run(spec, results)
+
+
+def test_a_second_writer_is_kept_out(results):
+    spec = spec_of("sew-resnet")
+    with RunFolder(results / "runs", spec).locked(), pytest.raises(UserError, match=rf"pid {os.getpid()}"):
+        run(spec, results)
+
+
+def test_conversion_evaluates_the_trained_ann_and_approaches_it_with_time(results):
+    plan = paper.plan("table2a", "smoke")
+    converted = plan.cell("qcfs", COLUMN).runs[0]
+    source = run(converted.source, results)
+    path = run(converted, results)
+    converted_metrics, metrics = (json.loads((folder / "metrics.json").read_text()) for folder in (path, source))
+    assert converted_metrics["epochs"] == 0
+    assert converted_metrics["parameters"] == metrics["parameters"]
+    ours, theirs = (load_file(folder / "weights.safetensors") for folder in (path, source))
+    assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
+
+
+def test_learning_rate_warms_up_and_falls_to_the_minimum():
+    recipe = spec_of("sew-resnet", epochs=12, warmup_epochs=2, lr=1.0, min_lr=0.1).recipe
+    rates = [learning_rate(recipe, epoch) for epoch in range(12)]
+    assert rates[:3] == pytest.approx([1 / 3, 2 / 3, 1.0])
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+    assert learning_rate(recipe, 7) == pytest.approx(0.55)
+    assert learning_rate(recipe, 12) == pytest.approx(0.1)
+
+
+def command(results, spec, *options):
+    return [sys.executable, "-m", "bkdsnn", "train", spec.name, "--scale", "smoke", "--results", str(results), *options]
+
+
+def test_sigterm_saves_and_the_same_command_goes_on(prepared, tmp_path):
+    shutil.copytree(prepared, tmp_path / "all" / "smoke")
+    spec = paper.plan("table2a", "smoke").cell("bkdsnn", COLUMN).runs[0]
+    folder = RunFolder(tmp_path / "all" / "smoke" / "runs", spec)
+    started = subprocess.Popen(command(tmp_path / "all", spec), stderr=subprocess.PIPE, text=True)
+    while not folder.attempts.exists() and started.poll() is None:
+        time.sleep(0.002)
+    started.send_signal(signal.SIGTERM)
+    stderr = started.communicate()[1]
+    assert started.returncode in (RESUMABLE, -signal.SIGTERM, 0), stderr
+    if started.returncode == RESUMABLE:
+        assert folder.checkpoint.exists() and "run again to continue" in stderr
+    again = subprocess.run(command(tmp_path / "all", spec), capture_output=True, text=True)
+    assert again.returncode == 0, again.stderr
+    assert folder.finished and not folder.checkpoint.exists()
+
+
+def test_an_absent_gpu_is_an_error_not_a_silent_cpu(results):
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    spec = paper.plan("table2a", "smoke").cell("ann", COLUMN).runs[0]
+    ended = subprocess.run(command(results, spec, "--device", "cuda"), capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert "device 'cuda' asked for, but 0 CUDA devices are present" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1
