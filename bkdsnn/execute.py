@@ -35,7 +35,7 @@ def execute(spec: RunSpec, results: Path, resources: Path, device: torch.device,
     if folder.finished:
         log.info("%s: already finished", spec.name)
         return
-    with folder.locked():
+    with folder.locked(), folder.recorded():
         name = devices.describe(device)
         folder.begin(name)
         log.info("%s: on %s", spec.name, name)
@@ -75,7 +75,9 @@ def load_source(spec: RunSpec, folder: RunFolder, resources: Path) -> nn.Module:
             raise UserError(
                 f"{path}: made from SHA-256 {header.get('sha256')}, expected {spec.source.sha256}; delete it"
             )
-        checkpoint.load_weights(network, tensors, str(path))
+        # files older than this counter, which nothing here reads, lack it
+        counters = {key: value for key, value in network.state_dict().items() if key.endswith("num_batches_tracked")}
+        checkpoint.load_weights(network, counters | tensors, str(path))
     elif spec.source is not None:
         source = folder.of(spec.source)
         checkpoint.load_weights(network, source.weights(), str(source.path / "weights.safetensors"))

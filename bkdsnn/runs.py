@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bkdsnn import files
-from bkdsnn.errors import UserError
+from bkdsnn.errors import Interrupted, UserError
 from bkdsnn.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -70,9 +70,18 @@ class RunFolder:
         """Add a finished epoch to `history.jsonl`."""
         _append(self.path / "history.jsonl", record)
 
-    def fail(self, message: str) -> None:
-        """Record why the run cannot go on; tables then show the cell as failed."""
-        files.write_json(self.path / "failure.json", {"run": self.spec.name, "message": message})
+    @contextlib.contextmanager
+    def recorded(self) -> Iterator[None]:
+        """Leave `failure.json` if an error ends the run; tables then show the cell as failed."""
+        failure = self.path / "failure.json"
+        try:
+            failure.unlink(missing_ok=True)
+            yield
+        except Exception as error:
+            if not isinstance(error, Interrupted):
+                with contextlib.suppress(UserError):
+                    files.write_json(failure, {"run": self.spec.name, "message": str(error) or repr(error)})
+            raise
 
     def weights(self) -> dict[str, Tensor]:
         """Return the trained weights. Raises `UserError` if the run is unfinished or the file is not of this spec."""
@@ -90,7 +99,6 @@ class RunFolder:
 
     def clear_checkpoints(self) -> None:
         """Remove what only an unfinished run needs."""
-        (self.path / "failure.json").unlink(missing_ok=True)
         shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
 
 

@@ -110,6 +110,10 @@ class ResNet(Strict):
         """Whether the network emits spikes over time-steps."""
         return self.form in ("spiking", "sew", "qcfs-snn")
 
+    def geometry(self) -> dict[str, Any]:
+        """What a conversion must leave as it is: everything but the form and the time-steps."""
+        return self.model_dump(exclude={"form", "timesteps"})
+
     @model_validator(mode="after")
     def _consistent(self) -> ResNet:
         if len(self.blocks) != len(self.widths):
@@ -246,6 +250,10 @@ class RunSpec(Strict):
     def _consistent(self) -> RunSpec:
         if self.recipe is None and self.source is None:
             raise ValueError("a run without 'recipe' needs a 'source' whose weights it evaluates")
+        if self.recipe and self.source:
+            raise ValueError("'recipe' and 'source' exclude each other: a run trains from its own initialisation")
+        if isinstance(self.source, RunSpec) and self.source.network.geometry() != self.network.geometry():
+            raise ValueError(f"'source' has another network than '{self.network.name}' as converted here")
         if bool(self.distill) != (self.teacher is not None):
             raise ValueError("'distill' and 'teacher' belong together")
         if self.teacher and self.teacher.dataset != self.dataset:
@@ -275,6 +283,13 @@ class RunSpec(Strict):
             return "pretrained" if isinstance(self.source, Pretrained) else "convert"
         terms = "-".join(term.method for term in self.distill)
         return {"bkd-ld": "bkdsnn"}.get(terms, terms) or self.loss.method
+
+    @property
+    def kind(self) -> Literal["teacher", "student", "evaluation"]:
+        """An ANN that is trained, another network that is trained, or weights that are only evaluated."""
+        if self.recipe is None:
+            return "evaluation"
+        return "teacher" if self.network.form == "ann" else "student"
 
     def parents(self) -> list[RunSpec]:
         """Runs that must be finished before this one."""

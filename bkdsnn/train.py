@@ -56,7 +56,7 @@ def train(
             with torch.autocast(device.type, DTYPES[recipe.precision], enabled=device.type == "cuda"):
                 outputs = student(images, criterion.taps)
                 target = imitated(teacher, images, criterion.teacher_taps)
-            losses = criterion(outputs, target, labels, streams.generator(spec.seed, "blur", at.epoch, at.step))
+                losses = criterion(outputs, target, labels, streams.generator(spec.seed, "blur", at.epoch, at.step))
             scaler.scale(torch.stack(list(losses.values())).sum()).backward()
             scaler.step(optimizer)
             scaler.update()
@@ -98,7 +98,7 @@ def load_teacher(spec: RunSpec, folder: RunFolder, device: torch.device) -> nn.M
     teacher = models.build(spec.teacher.network, spec.dataset.classes)
     source = folder.of(spec.teacher)
     checkpoint.load_weights(teacher, source.weights(), str(source.path / "weights.safetensors"))
-    return teacher.requires_grad_(False).eval()
+    return teacher.requires_grad_(False).eval().to(device)
 
 
 @torch.no_grad()
@@ -164,6 +164,8 @@ class Meter:
 
     def _failure(self, name: str, value: float, step: int) -> UserError:
         kept = f"kept {self.folder.checkpoint}" if self.folder.checkpoint.exists() else "no checkpoint was due yet"
-        message = f"{self.folder.spec.name}: loss '{name}' is {value} at epoch {self.at.epoch + 1}, step {step + 1}"
-        self.folder.fail(message)
-        return UserError(f"{message} ({kept}); lower the learning rate or the weight of that loss in config/")
+        where = f"epoch {self.at.epoch + 1}, step {step + 1}"
+        return UserError(
+            f"{self.folder.spec.name}: loss '{name}' is {value} at {where} ({kept}); "
+            "lower the learning rate or the weight of that loss in config/"
+        )

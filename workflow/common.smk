@@ -11,7 +11,6 @@ from bkdsnn.settings import Settings
 from bkdsnn.spec import Pretrained
 
 ARTEFACTS = ["metrics.json", "weights.safetensors", "predictions.npz", "history.jsonl", "spec.json", "provenance.json"]
-RUN_ENDING = r"-t\d+-s\d+-[0-9a-f]{10}"
 
 
 def settle():
@@ -32,6 +31,11 @@ SEEDS = " ".join(map(str, SETTINGS.seeds or SCALE.seeds))
 DATASETS = sorted({spec.dataset.name for spec in RUNS.values()})
 GPUS, THREADS, MEMORY_MB = (1, 8, 32000) if SCALE.gpu else (0, 1, 2000)
 PUBLISHED = {one.stem: one.name for one in paper.published_weights()}
+
+
+def run_names(kind):
+    """A pattern of the names of all runs of one kind: teacher, student or evaluation."""
+    return "|".join(name for name, spec in RUNS.items() if spec.kind == kind) or "none"
 
 
 def artefact(run, name):

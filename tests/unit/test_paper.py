@@ -77,7 +77,7 @@ def test_distillation_weights_are_the_papers_for_each_dataset():
 
 
 def test_qcfs_converts_the_network_that_was_trained():
-    run = paper.plan("table2c", "paper").cell("qcfs-8", "resnet34-imagenet").runs[0]
+    run = paper.plan("table2c", "paper").cell("qcfs", "resnet34-imagenet").runs[0]
     assert (run.network.form, run.network.timesteps, run.recipe) == ("qcfs-snn", 32, None)
     assert run.source.network.form == "qcfs" and run.source.network.quantised == run.network.quantised
 

@@ -137,7 +137,8 @@ def test_methods_begin_with_the_same_student_and_see_the_same_order(results):
         spec = spec_of(method, lr=1e-30)  # so small a step leaves the initial weights as they are
         first[method] = load_file(run(spec, results) / "weights.safetensors")
     for weights in first.values():
-        assert all(torch.equal(weights[key], first["sew-resnet"][key]) for key in weights)  # statistics of norms, too
+        for key, value in weights.items():  # statistics of norms, which depend on the images, too
+            torch.testing.assert_close(value, first["sew-resnet"][key], rtol=0, atol=1e-25)
 
 
 def test_a_finished_run_is_left_alone(results):

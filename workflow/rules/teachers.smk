@@ -10,7 +10,7 @@ rule teacher:
     benchmark:
         f"results/{SCALE.name}/benchmarks/runs/{{run}}.tsv"
     wildcard_constraints:
-        run=rf"[a-z0-9-]+-ann-[a-z0-9-]+-ce{RUN_ENDING}",
+        run=run_names("teacher"),
     priority: 10  # students wait for them
     conda:
         "../../environment.yml"
