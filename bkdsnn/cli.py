@@ -64,11 +64,12 @@ def weights(options: argparse.Namespace) -> None:
 
 def table(options: argparse.Namespace) -> None:
     """Write a table from what has been measured so far."""
-    from bkdsnn.tables import emit, summary
+    from bkdsnn.tables import emit, measure, summary
 
     plan = paper.plan(options.table, options.scale, seeds=options.seeds, neurons=options.neurons)
-    model = emit(plan, options.results / options.scale)
-    progress.log.info("%s", summary(model))
+    results = options.results / options.scale
+    emit(plan, results, results / "tables")
+    progress.log.info("%s", summary(measure(plan, results)))
 
 
 def plan(options: argparse.Namespace) -> None:
@@ -118,6 +119,7 @@ def parser() -> argparse.ArgumentParser:
         _common(one)
         one.add_argument("--neurons", default="reference", choices=get_args(paper.Preset), help="neuron preset")
         one.add_argument("--seeds", type=int, nargs="+", help="seeds (default: those of the scale)")
+        one.add_argument("--log", type=Path, help="also log to this file")
 
     one = _command(commands, "convert", convert)
     one.add_argument("source", type=Path, help="cifar-10-batches-py, cifar-100-python (folder or .tar.gz) or images")

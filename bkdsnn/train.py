@@ -15,7 +15,7 @@ from bkdsnn.data.loader import Loader
 from bkdsnn.distill import Criterion
 from bkdsnn.errors import Interrupted, UserError
 from bkdsnn.evaluate import Evaluation, evaluate
-from bkdsnn.models.outputs import Outputs
+from bkdsnn.models import Outputs, ResNet
 from bkdsnn.progress import Progress
 from bkdsnn.runs import RunFolder
 from bkdsnn.slices import Saver, Slice
@@ -27,12 +27,14 @@ GUARD = 50  # steps between two looks at the losses: each look waits for the dev
 
 def train(
     spec: RunSpec, recipe: Recipe, folder: RunFolder, loader: Loader, device: torch.device, part: Slice
-) -> tuple[nn.Module, Evaluation, list[dict[str, Any]]]:
+) -> tuple[ResNet, Evaluation, list[dict[str, Any]]]:
     """Train to the end, or save and raise `Interrupted` when the slice ends.
 
     Returns the student, its evaluation after the last epoch, and the history (one record an epoch). Raises
-    `UserError` for a checkpoint of another run and for a loss that is not finite.
+    `UserError` for a checkpoint of another run, a loss that is not finite, and less data than one batch.
     """
+    if not loader.steps:
+        raise UserError(f"'batch_size' is {recipe.batch_size}, more than the {loader.train_size} training images")
     teacher = load_teacher(spec, folder, device)
     student, criterion = build(spec, teacher, device)
     optimizer = make_optimizer(recipe, [*student.parameters(), *criterion.parameters()])
@@ -79,7 +81,7 @@ def train(
     return student, evaluation or evaluate(student, loader), at.history
 
 
-def build(spec: RunSpec, teacher: nn.Module | None, device: torch.device) -> tuple[nn.Module, Criterion]:
+def build(spec: RunSpec, teacher: ResNet | None, device: torch.device) -> tuple[ResNet, Criterion]:
     """Make the student and its criterion; at one seed every method begins with the same student."""
     size = spec.dataset.image_size
     teacher_shapes = models.feature_shapes(teacher, size) if teacher else None
@@ -91,7 +93,7 @@ def build(spec: RunSpec, teacher: nn.Module | None, device: torch.device) -> tup
     return student.to(device), criterion.to(device)
 
 
-def load_teacher(spec: RunSpec, folder: RunFolder, device: torch.device) -> nn.Module | None:
+def load_teacher(spec: RunSpec, folder: RunFolder, device: torch.device) -> ResNet | None:
     """Return the finished teacher in evaluation mode, its parameters frozen; None for a run without one."""
     if spec.teacher is None:
         return None
@@ -102,7 +104,7 @@ def load_teacher(spec: RunSpec, folder: RunFolder, device: torch.device) -> nn.M
 
 
 @torch.no_grad()
-def imitated(teacher: nn.Module | None, images: Tensor, taps: tuple[str, ...]) -> Outputs | None:
+def imitated(teacher: ResNet | None, images: Tensor, taps: tuple[str, ...]) -> Outputs | None:
     """Return the teacher's outputs for the student's own batch (B C H W), without gradient."""
     return teacher(images, taps) if teacher else None
 

@@ -221,6 +221,11 @@ def test_teacher_weights_of_another_run_are_named(results):
         run(spec, results)
 
 
+def test_less_data_than_one_batch_is_named(results):
+    with pytest.raises(UserError, match="'batch_size' is 41, more than the 40 training images"):
+        run(spec_of("sew-resnet", batch_size=41), results)
+
+
 def test_a_second_writer_is_kept_out(results):
     spec = spec_of("sew-resnet")
     with RunFolder(results / "runs", spec).locked(), pytest.raises(UserError, match=rf"pid {os.getpid()}"):

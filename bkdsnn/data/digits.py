@@ -1,0 +1,114 @@
+"""Embedded images: scikit-learn's handwritten digits, set into coloured scenes with clutter and noise.
+
+The strokes are real (1,797 scans of 8 x 8 pixels); colours, places, clutter and noise are drawn. Training and test
+images use disjoint sets of scans.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from bkdsnn.data.arrays import Arrays
+from bkdsnn.data.augment import window
+from bkdsnn.data.manifest import Found, digest_of, measure
+from bkdsnn.spec import Dataset, Digits
+from bkdsnn.streams import generator
+
+SCAN = 8  # height and width of a scan
+TRAIN_SCANS = 1400  # the first of the 1,797; the others are for test
+SEED = 0  # the images belong to the dataset, not to a run
+
+
+def survey(dataset: Dataset, path: Path) -> Found:
+    """Build the images, write them to `path` and measure the file."""
+    arrays = build(dataset)
+    arrays.save(path)
+    file = measure(path)
+    return Found(len(arrays.train_labels), len(arrays.test_labels), digest_of([str(file.sha256)]), [file])
+
+
+def build(dataset: Dataset) -> Arrays:
+    """Draw all images of an embedded dataset; the same spec always gives the same pixels.
+
+    With one digit per image the class is the digit; with two it is the number 00-99 that they form.
+    """
+    assert dataset.digits  # held by the validator of `Dataset`
+    scans, values = _scans()
+    train = Painter(dataset, dataset.digits, scans[:TRAIN_SCANS], values[:TRAIN_SCANS], generator(SEED, "data", 0))
+    test = Painter(dataset, dataset.digits, scans[TRAIN_SCANS:], values[TRAIN_SCANS:], generator(SEED, "data", 1))
+    return Arrays(*train.images(dataset.digits.train), *test.images(dataset.digits.test))
+
+
+def _scans() -> tuple[Tensor, Tensor]:
+    """Return scikit-learn's scans (1797, 8, 8), intensities in [0, 1], and the digits (1797,) that they show."""
+    from sklearn.datasets import load_digits
+
+    bunch = load_digits()
+    return torch.from_numpy(bunch.images).float() / 16, torch.from_numpy(bunch.target).long()
+
+
+class Painter:
+    """Draws images from the scans (M, 8, 8) of digits `values` (M,); `ink` is intensity (N, 1, H, W) in [0, 1]."""
+
+    def __init__(
+        self, dataset: Dataset, options: Digits, scans: Tensor, values: Tensor, draws: torch.Generator
+    ) -> None:
+        self._classes, self._side, self._options, self._draws = dataset.classes, dataset.image_size, options, draws
+        self._scans, self._counts = scans[values.argsort(stable=True)], values.bincount(minlength=10)
+        self._glyph = self._side * 3 // 4 if options.digits == 1 else self._side // 2  # pixels of one digit
+
+    def images(self, count: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return images, uint8 (N, 3, H, W), and labels, int64 (N,), all classes equally often within one."""
+        labels = torch.arange(count) % self._classes
+        ink = self._written(labels)
+        for _ in range(self._options.clutter):
+            ink = torch.maximum(ink, self._fragment(count))
+        images = self._coloured(ink)
+        images += self._options.noise * torch.randn(images.shape, generator=self._draws)
+        return (images.clamp(0, 1) * 255).round().byte().numpy(), labels.numpy()
+
+    def _written(self, labels: Tensor) -> Tensor:
+        """Return the ink of the digits of each label, side by side, every digit displaced on its own."""
+        number, shift = self._options.digits, self._options.shift
+        ink = torch.zeros(len(labels), 1, self._side, self._side)
+        for place in range(number):
+            glyph = self._scan_of(labels // 10 ** (number - 1 - place) % 10)
+            left = (self._side - number * self._glyph) // 2 + place * self._glyph
+            ink = torch.maximum(ink, self._placed(glyph, self._glyph, left, shift))
+        return ink
+
+    def _fragment(self, count: int) -> Tensor:
+        """Return the ink of a quarter of a random scan, anywhere in the image."""
+        half, size = SCAN // 2, self._glyph // 2
+        scans = self._scan_of(self._integers(10, count))
+        quarters = scans.unfold(1, half, 1).unfold(2, half, 1)  # N, 5, 5, 4, 4
+        row, column = self._integers(half + 1, count), self._integers(half + 1, count)
+        quarter = quarters[torch.arange(count), row, column]
+        return self._placed(quarter, size, (self._side - size) // 2, self._side // 2)
+
+    def _scan_of(self, digits: Tensor) -> Tensor:
+        """Return a random scan (N, 8, 8) of each of the `digits` (N,)."""
+        first = self._counts.cumsum(0) - self._counts
+        within = torch.rand(len(digits), generator=self._draws) * self._counts[digits]
+        return self._scans[first[digits] + within.long()]
+
+    def _placed(self, strokes: Tensor, size: int, left: int, shift: int) -> Tensor:
+        """Scale strokes (N, h, w) to `size`, set them at column `left`, vertically centred, displaced by <= shift."""
+        scaled = functional.interpolate(strokes[:, None], size=(size, size), mode="bilinear", align_corners=False)
+        top, rest = (self._side - size) // 2, self._side - size
+        canvas = functional.pad(scaled, (left, rest - left, top, rest - top))
+        offsets = (self._integers(2 * shift + 1, len(strokes)) for _ in range(2))
+        return window(canvas, shift, *offsets)
+
+    def _coloured(self, ink: Tensor) -> Tensor:
+        """Give each image a dark paper and a light pen, both of random colour (N, 3, H, W): none tells the class."""
+        paper, pen = torch.rand(2, len(ink), 3, 1, 1, generator=self._draws) * 0.4
+        return paper + ink * (0.6 + pen - paper)
+
+    def _integers(self, below: int, count: int) -> Tensor:
+        return torch.randint(0, below, (count,), generator=self._draws)

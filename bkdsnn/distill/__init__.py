@@ -1,0 +1,70 @@
+"""The training loss: a task loss and distillation terms, one file per method.
+
+`METHODS` is the table from the name in a spec to the class; `docs/methods.md` shows how to add one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+from bkdsnn.distill.bkd import BKDLoss
+from bkdsnn.distill.ce import CrossEntropyLoss
+from bkdsnn.distill.features import Shapes
+from bkdsnn.distill.kdsnn import KDSNNLoss
+from bkdsnn.distill.lasnn import LaSNNLoss
+from bkdsnn.distill.ld import LDLoss
+from bkdsnn.distill.method import Method
+from bkdsnn.distill.tet import TETLoss
+from bkdsnn.errors import UserError
+from bkdsnn.models.outputs import Outputs
+from bkdsnn.spec import RunSpec
+
+__all__ = ["METHODS", "Criterion", "Shapes"]
+
+METHODS: dict[str, Callable[..., Method]] = {
+    "ce": CrossEntropyLoss,
+    "tet": TETLoss,
+    "ld": LDLoss,
+    "bkd": BKDLoss,
+    "kdsnn": KDSNNLoss,
+    "lasnn": LaSNNLoss,
+}
+
+
+class Criterion(nn.Module):
+    """Total loss of a run, Eq. 10, kept apart by name: the task loss first, then the terms in the order of the spec.
+
+    What the methods train beside the student (f_adp, G) are its parameters: optimised and checkpointed with the
+    student, never part of it. They are initialised from torch's global generator. Losses are computed in float32
+    under autocast (the convolutions of f_adp and G follow it); the teacher's outputs are constants.
+
+    `student` and `teacher` give the shapes of all taps; `teacher` is None without distillation. Raises `UserError`
+    when features cannot be compared, or a method is listed twice.
+    """
+
+    def __init__(self, spec: RunSpec, student: Shapes, teacher: Shapes | None) -> None:
+        super().__init__()
+        chosen = (spec.loss, *spec.distill)
+        names = [options.method for options in chosen]
+        if len(names) > len(set(names)):
+            raise UserError(
+                f"'distill' of run '{spec.name}' lists a method twice: {', '.join(names)}; keep one of each"
+            )
+        self.methods = nn.ModuleDict({name: METHODS[name](o, student, teacher) for name, o in zip(names, chosen)})
+        self.taps = self._taps("taps")
+        self.teacher_taps = self._taps("teacher_taps")
+
+    def _taps(self, attribute: str) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(tap for method in self.methods.values() for tap in getattr(method, attribute)))
+
+    def forward(
+        self, student: Outputs, teacher: Outputs | None, labels: Tensor, blur: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Return named, weighted 0-dim losses, to be summed; `labels` (B,), `blur` the CPU generator of this step."""
+        losses: dict[str, Tensor] = {}
+        for method in self.methods.values():
+            losses |= method(student, teacher, labels, blur)
+        return losses

@@ -1,0 +1,25 @@
+"""Cross-entropy, the task loss of Eqs. 6 and 10."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from bkdsnn.distill.features import Shapes, time_mean
+from bkdsnn.distill.method import Method
+from bkdsnn.models.outputs import Outputs
+from bkdsnn.spec import CrossEntropy
+
+
+class CrossEntropyLoss(Method):
+    """L_CE = CE(mean_t y_t, label), averaged over the batch."""
+
+    def __init__(self, options: CrossEntropy, student: Shapes, teacher: Shapes | None) -> None:
+        super().__init__()
+
+    def forward(
+        self, student: Outputs, teacher: Outputs | None, labels: Tensor, blur: torch.Generator
+    ) -> dict[str, Tensor]:
+        """Return `ce` for logits (T, B, K) and labels (B,)."""
+        return {"ce": F.cross_entropy(time_mean(student.logits), labels)}

@@ -1,0 +1,167 @@
+"""Spiking neurons, all time-steps at once.
+
+A neuron charges its membrane with the input current, fires where the charged potential H reaches the threshold, and
+resets: H[t] = charge(V[t-1], X[t]), S[t] = H[t] >= v_threshold, V[t] = reset(H[t], S[t]); `spec.Neuron` has the terms.
+
+Shapes: T time-steps, B images, `...` whatever a layer has per image (C H W, or features). Activations are folded,
+(T*B, ...), time-major. Nothing survives a call: the membrane starts at `v_init` every time.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bkdsnn import spec
+
+OWN = "bkdsnn"
+_FUSED = {"atan": "ATan", "sigmoid": "Sigmoid", "triangle": "PiecewiseQuadratic"}  # spikingjelly's names
+
+
+class Spiking(nn.Module):
+    """The neurons of one layer: currents (T*B, ...) in, spikes 0 or 1 of the same shape and dtype out.
+
+    A `static` layer takes (B, ...) and feeds it at every step: the first neurons of a network that sees still images.
+    """
+
+    def __init__(self, neuron: spec.Neuron, timesteps: int, static: bool = False) -> None:
+        super().__init__()
+        self.neuron = neuron
+        self.timesteps = timesteps
+        self.static = static
+
+    def forward(self, currents: Tensor) -> Tensor:
+        """Return spikes (T*B, ...)."""
+        fire = _fused if self._fuses(currents.device) else _Fire.apply
+        return fire(currents, self.neuron, self.timesteps, self.static)
+
+    def implementation(self, device: torch.device) -> str:
+        """Name what runs on that device: `OWN`, or the operator that spikingjelly chose (`triton`, `cuda`, `torch`)."""
+        if not self._fuses(device):
+            return OWN
+        from spikingjelly.activation_based import functional
+
+        return str(functional.neuron_implementation(self.neuron.kind, device)["implementation"])
+
+    def _fuses(self, device: torch.device) -> bool:
+        return device.type == "cuda" and self.neuron.surrogate in _FUSED
+
+    def extra_repr(self) -> str:
+        """Show what tells one layer of neurons from another."""
+        return f"{self.neuron.kind}, v_threshold={self.neuron.v_threshold}, T={self.timesteps}, static={self.static}"
+
+
+def _fused(currents: Tensor, neuron: spec.Neuron, timesteps: int, static: bool) -> Tensor:
+    """Run spikingjelly's fused operator.
+
+    It takes nothing but a float32 membrane; given another, as its own modules do under autocast, it falls back to a
+    loop in Python. The membrane is therefore made here, and not by a module.
+    """
+    from spikingjelly.activation_based import functional, surrogate
+
+    sequence = currents.unflatten(0, (1 if static else timesteps, -1)).expand(timesteps, *[-1] * currents.dim())
+    membrane = torch.full_like(sequence[0], neuron.v_init, dtype=torch.float32)
+    slope = getattr(surrogate, _FUSED[neuron.surrogate])(neuron.alpha)
+    rest = (neuron.v_threshold, neuron.v_reset, slope, neuron.detach_reset)
+    if neuron.kind == "if":
+        spikes, _, _ = functional.if_multi_step(sequence, membrane, *rest)
+    else:
+        spikes, _, _ = functional.lif_multi_step(sequence, membrane, neuron.tau, neuron.decay_input, *rest)
+    return spikes.flatten(0, 1)
+
+
+class _Fire(torch.autograd.Function):
+    """Spikes (T*B, ...) of folded or static currents; of the forward pass only H is kept.
+
+    Potentials are measured from the reset potential, so that a hard reset is a product with 1 - S.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, currents: Tensor, neuron: spec.Neuron, timesteps: int, static: bool) -> Tensor:
+        steps = [currents] * timesteps if static else currents.unflatten(0, (timesteps, -1))
+        charged, spikes = (_folded(steps[0], timesteps) for _ in range(2))
+        ctx.save_for_backward(charged)
+        ctx.neuron, ctx.timesteps, ctx.static = neuron, timesteps, static
+        hs, ss = charged.chunk(timesteps), spikes.chunk(timesteps)
+        hs[0].fill_(neuron.v_init - _rest(neuron))
+        for t in range(timesteps):
+            if t:
+                _reset(hs[t - 1], ss[t - 1], neuron, out=hs[t])
+            _charge(hs[t], steps[t], neuron)
+            torch.ge(hs[t], _threshold(neuron), out=ss[t])
+        return spikes.to(currents.dtype)
+
+    @staticmethod
+    def backward(ctx: Any, grad_spikes: Tensor) -> tuple[Tensor, None, None, None]:
+        (charged,) = ctx.saved_tensors
+        neuron = ctx.neuron
+        slope = _slope(charged - _threshold(neuron), neuron)
+        grad = slope.mul_(grad_spikes) if neuron.detach_reset else slope * grad_spikes
+        gs, hs, ls = (x.chunk(ctx.timesteps) for x in (grad, charged, slope))
+        for t in reversed(range(ctx.timesteps - 1)):
+            gs[t].addcmul_(gs[t + 1], _kept(hs[t], ls[t], neuron), value=_leak(neuron))
+        if neuron.kind == "lif" and neuron.decay_input:
+            grad.div_(neuron.tau)
+        if ctx.static:
+            grad = grad.unflatten(0, (ctx.timesteps, -1)).sum(0)
+        return grad.to(grad_spikes.dtype), None, None, None
+
+
+def _folded(step: Tensor, timesteps: int) -> Tensor:
+    """Return an empty (T*B, ...) for membranes, in the memory format of one step (B, ...)."""
+    shape, dtype = (timesteps * len(step), *step.shape[1:]), torch.promote_types(step.dtype, torch.float32)
+    last = step.dim() == 4 and step.is_contiguous(memory_format=torch.channels_last)
+    memory_format = torch.channels_last if last else torch.contiguous_format
+    return torch.empty(shape, dtype=dtype, device=step.device, memory_format=memory_format)
+
+
+def _rest(neuron: spec.Neuron) -> float:
+    return neuron.v_reset or 0.0
+
+
+def _threshold(neuron: spec.Neuron) -> float:
+    return neuron.v_threshold - _rest(neuron)
+
+
+def _leak(neuron: spec.Neuron) -> float:
+    """dH[t]/dV[t-1]."""
+    return 1.0 if neuron.kind == "if" else 1 - 1 / neuron.tau
+
+
+def _charge(v: Tensor, x: Tensor, neuron: spec.Neuron) -> None:
+    if neuron.kind == "if":
+        v.add_(x)
+    elif neuron.decay_input:
+        v.addcdiv_(x - v, v.new_tensor(neuron.tau))
+    else:
+        v.addcdiv_(v, v.new_tensor(neuron.tau), value=-1).add_(x)
+
+
+def _reset(h: Tensor, spike: Tensor, neuron: spec.Neuron, out: Tensor) -> None:
+    if neuron.v_reset is None:
+        torch.sub(h, spike, alpha=neuron.v_threshold, out=out)
+    else:
+        torch.addcmul(h, h, spike, value=-1, out=out)
+
+
+def _kept(h: Tensor, slope: Tensor, neuron: spec.Neuron) -> Tensor:
+    """dV[t]/dH[t], without the way through the spike where the reset is detached."""
+    if neuron.v_reset is None:
+        return torch.ones_like(h) if neuron.detach_reset else 1 - neuron.v_threshold * slope
+    silent = torch.lt(h, _threshold(neuron), out=torch.empty_like(h))
+    return silent if neuron.detach_reset else silent.addcmul_(h, slope, value=-1)
+
+
+def _slope(u: Tensor, neuron: spec.Neuron) -> Tensor:
+    a = neuron.alpha
+    if neuron.surrogate == "atan":
+        return torch.addcmul(u.new_tensor(2 / a), u, u, value=math.pi**2 * a / 2, out=u).reciprocal_()
+    if neuron.surrogate == "sigmoid":
+        u.mul_(a).sigmoid_()
+        return torch.addcmul(u, u, u, value=-1, out=u).mul_(a)
+    if neuron.surrogate == "triangle":
+        return u.abs_().mul_(-a * a).add_(a).clamp_min_(0)
+    return u.abs_().lt_(a / 2).div_(a)

@@ -1,0 +1,85 @@
+"""The measured table: everything that a renderer may print, and nothing that it would have to compute."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+State = Literal["measured", "partial", "failed", "not run"]
+
+
+@dataclass(frozen=True)
+class MeasuredCell:
+    """One cell. Accuracies and differences are in percent points; None stands for "there is no such number".
+
+    `mean` and `std` (sample standard deviation, ddof = 1, None for one seed) are over the last-epoch accuracies of
+    `seeds`, the seeds that have a result; `runs` names all planned runs. `delta` is the mean of the paired per-seed
+    differences to the cell of `baseline` in the same column, over the seeds that both have.
+    """
+
+    group: str
+    method: str
+    label: str
+    column: str
+    timesteps: int
+    state: State
+    mean: float | None
+    std: float | None
+    seeds: tuple[int, ...]
+    planned: int
+    best_epoch_mean: float | None  # what reporting the best test epoch would have claimed
+    baseline: str | None
+    delta: float | None
+    mcnemar_p: float | None  # of `delta`; None also where predictions are missing
+    paper: float | None
+    paper_delta: float | None
+    quoted: bool  # the paper takes the value from elsewhere
+    spiking: bool
+    parameters: int | None
+    runs: tuple[str, ...]
+    bold: bool = False
+
+
+@dataclass(frozen=True)
+class ColumnModel:
+    """One architecture on one dataset; `parameters` is the measured count of the column's student network."""
+
+    key: str
+    heading: tuple[str, ...]
+    architecture: str
+    dataset: str  # label of the data in use
+    stands_in_for: str | None  # the paper's dataset, where the data in use is another
+    parameters: int | None
+    paper_parameters_m: float
+
+    @property
+    def name(self) -> str:
+        """The heading on one line."""
+        return " ".join(self.heading)
+
+
+@dataclass(frozen=True)
+class TableModel:
+    """A table at a scale.
+
+    `command` makes it. `comparable` says whether data, networks and recipes are the paper's own.
+    """
+
+    name: str
+    number: str
+    title: str
+    metric: str
+    scale: str
+    note: str
+    command: str
+    comparable: bool
+    seeds: tuple[int, ...]
+    groups: dict[str, str]
+    columns: tuple[ColumnModel, ...]
+    cells: tuple[MeasuredCell, ...]
+    footnotes: tuple[str, ...]
+
+    def rows(self) -> list[tuple[MeasuredCell, ...]]:
+        """Return the cells of each row, in column order."""
+        width = len(self.columns)
+        return [self.cells[i : i + width] for i in range(0, len(self.cells), width)]

@@ -1,0 +1,126 @@
+r"""LaTeX: a complete float with booktabs rules, ready to paste.
+
+Two printed columns, ours and the paper's, stand under each column of the table; differences to the baseline take a
+line of their own below the row, as in the paper. A table wider than the line is scaled down to it.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+
+from bkdsnn.tables import wording
+from bkdsnn.tables.cells import MeasuredCell, TableModel
+
+NEEDS = r"\usepackage{booktabs} \usepackage{graphicx}"
+WIDEST = 2  # columns of the paper that fit one column of a two-column page
+SPECIAL = str.maketrans(
+    {char: f"\\{char}" for char in "{}$&#%_"}
+    | {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
+    | {"<": r"$<$", ">": r"$>$", "|": r"$|$", "±": r"$\pm$", "\N{MULTIPLICATION SIGN}": r"$\times$"}
+    | {wording.NO_VALUE: "--", wording.QUOTED: r"$^{\dagger}$"}
+)
+
+
+def escape(text: str) -> str:
+    """Return plain text as LaTeX that prints it unchanged."""
+    return text.translate(SPECIAL)
+
+
+def render(model: TableModel) -> str:
+    """Return the float; a leading comment names the packages that it needs."""
+    environment = "table*" if len(model.columns) > WIDEST else "table"
+    lines = [
+        f"% Made by: {model.command}",
+        f"% Needs: {NEEDS}",
+        rf"\begin{{{environment}}}[tbp]",
+        r"  \centering",
+        rf"  \caption{{{_caption(model)}}}",
+        rf"  \label{{tab:{model.name}-{model.scale}}}",
+        r"  \par\smallskip\setlength{\tabcolsep}{3pt}%",
+        r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"  \begin{{tabular}}{{@{{}}ll{'cc' * len(model.columns)}c@{{}}}}",
+        *(f"    {line}" for line in _tabular(model)),
+        r"  \end{tabular}}",
+        _notes(model),
+        rf"\end{{{environment}}}",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _caption(model: TableModel) -> str:
+    facts = (wording.data(model), wording.statistics(model), wording.differences(model))
+    return escape(" ".join(filter(None, [wording.title(model), model.note, *facts])))
+
+
+def _notes(model: TableModel) -> str:
+    notes = " ".join(escape(note) for note in wording.notes(model))
+    return rf"  \par\smallskip\parbox{{\linewidth}}{{\footnotesize {notes}}}"
+
+
+def _tabular(model: TableModel) -> Iterator[str]:
+    yield r"\toprule"
+    yield from _header(model)
+    for group, rows in itertools.groupby(model.rows(), key=lambda row: row[0].group):
+        yield r"\midrule"
+        labels = itertools.chain([escape(model.groups[group])], itertools.repeat(""))
+        yield from (line for label, row in zip(labels, rows) for line in _row(label, row))
+    yield r"\bottomrule"
+
+
+def _header(model: TableModel) -> Iterator[str]:
+    for level in range(max(len(column.heading) for column in model.columns)):
+        yield from _level(model, level)
+    paper = "paper" if model.comparable else rf"paper$^{{{wording.NOT_COMPARABLE}}}$"
+    sizes = [(wording.our_size(column), wording.paper_size(column)) for column in model.columns]
+    yield _line(["", "Method", *["ours", paper] * len(model.columns), "$T$"])
+    yield _line(["", "", *(_small(size) for pair in sizes for size in pair), ""])
+
+
+def _level(model: TableModel, level: int) -> Iterator[str]:
+    """One line of the grouped heading, and the rules under it: neighbours that share it share a span."""
+    cells, rules, first = ["", ""], [], 3
+    for path, columns in itertools.groupby(column.heading[: level + 1] for column in model.columns):
+        width = 2 * len(list(columns))
+        label = path[level] if len(path) > level else ""
+        cells.append(rf"\multicolumn{{{width}}}{{c}}{{{escape(label)}}}")
+        rules.append(rf"\cmidrule(lr){{{first}-{first + width - 1}}}")
+        first += width
+    yield _line([*cells, ""])
+    yield " ".join(rules)
+
+
+def _row(group: str, row: Sequence[MeasuredCell]) -> Iterator[str]:
+    """The line of a row, and a second one if any of its cells has a difference."""
+    cells = [text for cell in row for text in (_ours(cell), _paper(cell))]
+    yield _line([group, escape(row[0].label), *cells, str(row[0].timesteps)])
+    differences = [text for cell in row for text in (wording.difference(cell), wording.paper_difference(cell))]
+    if any(differences):
+        yield _line(["", "", *map(_difference, differences), ""])
+
+
+def _ours(cell: MeasuredCell) -> str:
+    if cell.mean is None:
+        return rf"\textit{{{cell.state}}}"
+    mean = wording.fixed(cell.mean)
+    std = "" if cell.std is None else _small(rf"$\pm$ {wording.fixed(cell.std)}")
+    return " ".join(filter(None, [rf"\textbf{{{mean}}}" if cell.bold else mean, std, _small(wording.progress(cell))]))
+
+
+def _paper(cell: MeasuredCell) -> str:
+    if cell.paper is None:
+        return escape(wording.NO_VALUE)
+    return wording.fixed(cell.paper) + (escape(wording.QUOTED) if cell.quoted else "")
+
+
+def _difference(text: str) -> str:
+    """In parentheses, with a minus sign for the hyphen."""
+    return _small(escape(f"({text})").replace("-", "$-$")) if text else ""
+
+
+def _small(text: str) -> str:
+    return rf"{{\scriptsize {text}}}" if text else ""
+
+
+def _line(cells: Sequence[str]) -> str:
+    return " & ".join(cells) + r" \\"

@@ -1,0 +1,161 @@
+"""From a plan and a folder of results to the measured table."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from bkdsnn.errors import UserError
+from bkdsnn.paper import Cell, Column, Plan, Scale
+from bkdsnn.spec import RunSpec
+from bkdsnn.tables.cells import ColumnModel, MeasuredCell, State, TableModel
+from bkdsnn.tables.runs import AGAIN, Finished, failed, finished
+from bkdsnn.tables.statistics import mcnemar, mean, sample_std
+from bkdsnn.tables.wording import fixed
+
+Pair = tuple[Finished, Finished]
+
+
+def measure(plan: Plan, results: Path) -> TableModel:
+    """Return the table with everything that `results` (the folder `results/<scale>`) holds for it.
+
+    A file of another run, an unreadable one, or one column measured on two data sets raises `UserError`.
+    """
+    table, scale = plan.table, plan.scale
+    runs = {run.name: run for cell in plan.cells for run in cell.runs}
+    done = {name: result for name, run in runs.items() if (result := finished(run, results))}
+    seeds = max((tuple(run.seed for run in cell.runs) for cell in plan.cells), key=len)
+    columns = [_column(plan, column, done) for column in table.columns]
+    cells = [_cell(plan, cell, done, results) for cell in plan.cells]
+    return TableModel(
+        name=table.name,
+        number=table.number,
+        title=table.title,
+        metric=table.metric,
+        scale=scale.name,
+        note=scale.note,
+        command=_command(plan, seeds),
+        comparable=_comparable(scale),
+        seeds=seeds,
+        groups=table.groups,
+        columns=tuple(columns),
+        cells=_with_best_in_bold(cells),
+        footnotes=table.footnotes,
+    )
+
+
+def _command(plan: Plan, seeds: tuple[int, ...]) -> str:
+    """The shell command that makes the table, with the settings that are not the default ones."""
+    scale = [] if plan.scale.name == "demo" else [f"scale={plan.scale.name}"]
+    chosen = [] if seeds == plan.scale.seeds else [f"'seeds=[{','.join(map(str, seeds))}]'"]
+    settings = " ".join(["--config", *scale, *chosen]) if scale or chosen else ""
+    return f"snakemake --cores all {plan.table.name} {settings}".rstrip()
+
+
+def _comparable(scale: Scale) -> bool:
+    return not (scale.datasets or scale.networks or scale.recipes or scale.distill)
+
+
+def _column(plan: Plan, column: Column, done: dict[str, Finished]) -> ColumnModel:
+    cells = [cell for cell in plan.cells if cell.column.key == column.key]
+    results = [done[run.name] for cell in cells for run in cell.runs if run.name in done]
+    _expect_same_data(column, results)
+    students = [done[run.name] for cell in cells for run in cell.runs if run.name in done and _is_student(cell, run)]
+    data = cells[0].runs[0].dataset
+    return ColumnModel(
+        key=column.key,
+        heading=column.heading,
+        architecture=column.network,
+        dataset=results[0].metrics.dataset.label if results else data.label or data.name,
+        stands_in_for=column.dataset if data.name != column.dataset else None,
+        parameters=students[0].metrics.parameters if students else None,
+        paper_parameters_m=column.parameters_m,
+    )
+
+
+def _is_student(cell: Cell, run: RunSpec) -> bool:
+    """Whether the run has the network of the column's student: its own row, and every distilled one."""
+    return cell.row.method == cell.column.student or run.teacher is not None
+
+
+def _expect_same_data(column: Column, results: Sequence[Finished]) -> None:
+    for result in results:
+        if result.metrics.dataset.digest != results[0].metrics.dataset.digest:
+            files = f"{results[0].folder / 'metrics.json'} and {result.folder / 'metrics.json'}"
+            raise UserError(f"{files}: column '{column.key}' expects one data set, found two digests; {AGAIN}")
+
+
+def _cell(plan: Plan, cell: Cell, done: dict[str, Finished], results: Path) -> MeasuredCell:
+    own = [done[run.name] for run in cell.runs if run.name in done]
+    last = [result.metrics.top1.last for result in own]
+    baseline = plan.cell(cell.baseline, cell.column.key) if cell.baseline else None
+    pairs = _pairs(cell, baseline, done) if baseline else []
+    return MeasuredCell(
+        group=cell.row.group,
+        method=cell.row.method,
+        label=plan.labels[cell.row.method],
+        column=cell.column.key,
+        timesteps=cell.row.timesteps,
+        state=_state(cell.runs, own, results),
+        mean=mean(last),
+        std=sample_std(last),
+        seeds=tuple(result.spec.seed for result in own),
+        planned=len(cell.runs),
+        best_epoch_mean=mean([result.metrics.top1.best for result in own]),
+        baseline=cell.baseline,
+        delta=mean([ours.metrics.top1.last - theirs.metrics.top1.last for ours, theirs in pairs]),
+        mcnemar_p=_significance(pairs),
+        paper=cell.paper,
+        paper_delta=_paper_delta(cell, baseline),
+        quoted=cell.row.quoted,
+        spiking=cell.runs[0].network.spiking,
+        parameters=own[0].metrics.parameters if own else None,
+        runs=tuple(run.name for run in cell.runs),
+    )
+
+
+def _state(runs: Sequence[RunSpec], own: Sequence[Finished], results: Path) -> State:
+    if own:
+        return "measured" if len(own) == len(runs) else "partial"
+    return "failed" if any(failed(run, results) for run in runs) else "not run"
+
+
+def _pairs(cell: Cell, baseline: Cell, done: dict[str, Finished]) -> list[Pair]:
+    """Results of both cells at the seeds that both have."""
+    theirs = {run.seed: done[run.name] for run in baseline.runs if run.name in done}
+    return [(done[run.name], theirs[run.seed]) for run in cell.runs if run.name in done and run.seed in theirs]
+
+
+def _significance(pairs: Iterable[Pair]) -> float | None:
+    """P-value of the exact McNemar test with the counts of all seeds added up."""
+    only_ours = only_theirs = 0
+    kept = [(ours.correct(), theirs.correct()) for ours, theirs in pairs]
+    for ours, theirs in kept:
+        if ours is None or theirs is None:
+            return None
+        only_ours += int((ours & ~theirs).sum())
+        only_theirs += int((theirs & ~ours).sum())
+    return mcnemar(only_ours, only_theirs) if kept else None
+
+
+def _paper_delta(cell: Cell, baseline: Cell | None) -> float | None:
+    if baseline is None or cell.paper is None or baseline.paper is None:
+        return None
+    return round(cell.paper - baseline.paper, 2)  # of values with two decimals: drops only binary noise
+
+
+def _with_best_in_bold(cells: Iterable[MeasuredCell]) -> tuple[MeasuredCell, ...]:
+    """Mark the best spiking mean of each column; means that print alike are ties."""
+    cells = list(cells)
+    best: dict[str, float] = {}
+    for cell in cells:
+        if cell.spiking and cell.mean is not None:
+            best[cell.column] = max(cell.mean, best.get(cell.column, cell.mean))
+    return tuple(dataclasses.replace(cell, bold=_is_best(cell, best.get(cell.column))) for cell in cells)
+
+
+def _is_best(cell: MeasuredCell, best: float | None) -> bool:
+    if cell.mean is None or best is None:
+        return False
+    return cell.spiking and fixed(cell.mean) == fixed(best)

@@ -1,0 +1,98 @@
+"""Embedded images: what the builder promises."""
+
+import numpy as np
+import pytest
+import torch
+
+from bkdsnn.data.digits import TRAIN_SCANS, build
+from bkdsnn.spec import Dataset, Digits
+
+
+def _spec(number: int = 1, side: int = 16, **options) -> Dataset:
+    return Dataset(
+        name="embedded",
+        format="digits",
+        classes=10**number,
+        image_size=side,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.25, 0.25, 0.25),
+        digits=Digits(digits=number, **{"train": 200, "test": 100, **options}),
+    )
+
+
+def _ink(images: np.ndarray) -> torch.Tensor:
+    """Undo the colours of clean images: 0 for paper, 1 for the strongest stroke."""
+    grey = torch.from_numpy(images).float().mean(1)
+    low, high = grey.amin((1, 2), keepdim=True), grey.amax((1, 2), keepdim=True)
+    return (grey - low) / (high - low)
+
+
+def test_the_same_spec_gives_the_same_pixels():
+    noisy = _spec(clutter=2, noise=0.1, shift=2)
+    for one, other in zip(build(noisy), build(noisy), strict=True):
+        assert np.array_equal(one, other)
+
+
+@pytest.mark.parametrize(("number", "side"), [(1, 16), (2, 16), (2, 48)])
+def test_shapes_types_and_balanced_classes(number, side):
+    arrays = build(_spec(number, side))
+    assert arrays.train_images.shape == (200, 3, side, side) and arrays.train_images.dtype == np.uint8
+    assert arrays.test_images.shape == (100, 3, side, side) and arrays.test_labels.dtype == np.int64
+    for labels in (arrays.train_labels, arrays.test_labels):
+        assert len(set(np.bincount(labels, minlength=10**number))) == 1
+
+
+def test_clean_images_show_scans_of_their_class_and_no_scan_serves_both_splits():
+    from sklearn.datasets import load_digits
+
+    scans, values = load_digits(return_X_y=True)
+    arrays = build(_spec(2, 16))  # at 16 pixels two digits keep their 8 x 8 size
+    scans = torch.from_numpy(scans).float().view(-1, 8, 8) / 16
+    for images, labels, allowed in [
+        (arrays.train_images, arrays.train_labels, range(TRAIN_SCANS)),
+        (arrays.test_images, arrays.test_labels, range(TRAIN_SCANS, len(scans))),
+    ]:
+        halves = _ink(images)[:, 4:12].unflatten(2, (2, 8)).transpose(1, 2).flatten(0, 1)  # tens, ones, tens, ...
+        nearest = torch.cdist(halves.flatten(1), scans.flatten(1)).argmin(1).numpy()
+        shown = values[nearest].reshape(-1, 2) @ [10, 1]
+        assert (shown == labels).mean() > 0.99
+        assert np.isin(nearest, allowed).mean() > 0.99
+
+
+def test_tens_stand_left_of_ones():
+    arrays = build(_spec(2, 16, train=100))
+    ink = _ink(arrays.train_images)
+    left, right = ink[:, 4:12, :8], ink[:, 4:12, 8:]
+    zeros, ones = left[:10].mean(0), left[10:20].mean(0)  # classes 00-09 and 10-19
+    assert (zeros - ones)[:, 3:5].mean() < -0.3  # a one is dark where a zero is hollow
+    assert abs((right[:10].mean(0) - right[10:20].mean(0))[:, 3:5].mean()) < 0.15
+
+
+def test_colour_does_not_tell_the_class():
+    arrays = build(_spec(1, 16, train=2000))
+    border = torch.from_numpy(arrays.train_images).float()[:, :, 0].mean(2)  # paper colour
+    means = torch.stack([border[arrays.train_labels == digit].mean(0) for digit in range(10)])
+    assert border.std(0).min() > 25
+    assert means.std(0).max() < 5  # of 10 means of 200 images each: chance gives 2
+
+
+@pytest.mark.parametrize("option", [{"clutter": 1}, {"noise": 0.1}, {"shift": 2}])
+def test_every_option_changes_the_images_of_both_splits(option):
+    plain, changed = build(_spec()), build(_spec(**option))
+    assert not np.array_equal(plain.train_images, changed.train_images)
+    assert not np.array_equal(plain.test_images, changed.test_images)
+
+
+def test_shift_moves_the_digit_by_at_most_so_many_pixels():
+    def extent(shift: int) -> tuple[int, int]:
+        rows = (_ink(build(_spec(1, 32, shift=shift, train=1000)).train_images) > 0.1).any(0).any(1).nonzero()
+        return int(rows.min()), int(rows.max())
+
+    assert extent(0) == (4, 27)  # a digit has 3/4 of the image
+    assert extent(3) == (1, 30)
+
+
+def test_noise_has_the_stated_deviation():
+    images = build(_spec(noise=0.05)).train_images[:, :, 0] / 255.0  # the top row is paper
+    kept = images[(images.mean(2) > 0.2) & (images.mean(2) < 0.8)]  # far from where intensities are cut off
+    assert 0.045 < kept.std(1, ddof=1).mean() < 0.055

@@ -1,0 +1,287 @@
+"""What is measured from run folders: statistics, states, bold, and every file that must be refused."""
+
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+from tables_example import (
+    DEMO,
+    IMAGES,
+    PAPER,
+    PARAMETERS,
+    example_plan,
+    example_results,
+    fail,
+    finish,
+    without,
+)
+
+from bkdsnn.errors import UserError
+from bkdsnn.spec import Pretrained
+from bkdsnn.tables import MeasuredCell, TableModel, measure
+
+R19, R19_100, R20 = "resnet19-cifar10", "resnet19-cifar100", "resnet20-cifar10"
+
+
+@pytest.fixture
+def plan():
+    return example_plan()
+
+
+def cell(model: TableModel, method: str, column: str) -> MeasuredCell:
+    return next(c for c in model.cells if (c.method, c.column) == (method, column))
+
+
+def measured(plan, tmp_path, method, column) -> MeasuredCell:
+    return cell(measure(plan, tmp_path), method, column)
+
+
+def test_mean_std_and_best_epoch_over_seeds(plan, tmp_path):
+    found = measured(plan, example_results(plan, tmp_path), "bkdsnn", R19)
+    assert (found.mean, found.std) == (85.0, pytest.approx(7**0.5))  # of 83, 84, 88
+    assert found.best_epoch_mean == 86.5
+    assert (found.state, found.seeds, found.planned) == ("measured", (0, 1, 2), 3)
+
+
+def test_delta_is_the_mean_of_paired_differences(plan, tmp_path):
+    found = measured(plan, example_results(plan, tmp_path), "bkdsnn", R19)
+    assert (found.baseline, found.delta) == ("sew-resnet", 3.0)  # 83 - 80, 84 - 82, 88 - 84
+    assert found.paper_delta == 1.4  # 94.64 - 93.24
+
+
+def test_mcnemar_adds_the_discordant_counts_of_the_seeds(plan, tmp_path):
+    found = measured(plan, example_results(plan, tmp_path), "bkdsnn", R19)
+    # only BKDSNN right: 8 + 3 + 6, only SEW-R right: 5 + 1 + 2
+    assert found.mcnemar_p == pytest.approx(0.107752, abs=1e-6)
+
+
+def test_delta_uses_only_the_seeds_that_both_cells_have(plan, tmp_path):
+    found = measured(plan, example_results(plan, tmp_path), "bkdsnn", R19_100)
+    assert found.seeds == (0, 2)
+    assert (found.baseline, found.delta) == ("bkd", 6.0)  # seed 0 only: 70 - 64
+    assert found.mcnemar_p == 2 * 0.5**6
+
+
+def test_no_common_seed_means_no_delta(plan, tmp_path):
+    finish(plan.cell("bkdsnn", R19).runs[0], tmp_path, range(80))
+    finish(plan.cell("sew-resnet", R19).runs[1], tmp_path, range(70))
+    found = measured(plan, tmp_path, "bkdsnn", R19)
+    assert (found.mean, found.delta, found.mcnemar_p) == (80.0, None, None)
+
+
+def test_delta_survives_missing_predictions_but_its_p_value_does_not(plan, tmp_path):
+    example_results(plan, tmp_path)
+    (tmp_path / "runs" / plan.cell("sew-resnet", R19).runs[1].name / "predictions.npz").unlink()
+    found = measured(plan, tmp_path, "bkdsnn", R19)
+    assert (found.delta, found.mcnemar_p) == (3.0, None)
+
+
+def test_rows_without_a_baseline_have_no_difference(plan, tmp_path):
+    found = measured(plan, example_results(plan, tmp_path), "ann", R19)
+    assert (found.baseline, found.delta, found.mcnemar_p, found.paper_delta) == (None, None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("method", "column", "state", "seeds"),
+    [
+        ("sew-resnet", R19, "measured", (0, 1, 2)),
+        ("qcfs", R20, "partial", (0,)),
+        ("qcfs", R19, "failed", ()),
+        ("qcfs", R19_100, "not run", ()),
+    ],
+)
+def test_states(plan, tmp_path, method, column, state, seeds):
+    found = measured(plan, example_results(plan, tmp_path), method, column)
+    assert (found.state, found.seeds) == (state, seeds)
+    assert (found.mean is None) == (not seeds)
+
+
+def test_a_later_success_outweighs_an_earlier_failure(plan, tmp_path):
+    plan = without(plan, 1, 2)
+    run = plan.cell("ann", R19).runs[0]
+    fail(run, tmp_path)
+    (tmp_path / "runs" / run.name / "failure.json").rename(tmp_path / "old.json")
+    (tmp_path / "runs" / run.name).rmdir()
+    folder = finish(run, tmp_path, range(90))
+    (tmp_path / "old.json").rename(folder / "failure.json")
+    assert measured(plan, tmp_path, "ann", R19).state == "measured"
+
+
+def test_one_seed_has_no_standard_deviation(plan, tmp_path):
+    plan = without(plan, 1, 2)
+    found = measured(plan, example_results(plan, tmp_path), "sew-resnet", R19)
+    assert (found.state, found.mean, found.std) == ("measured", 80.0, None)
+
+
+def test_bold_is_the_best_spiking_mean_and_ties_share_it(plan, tmp_path):
+    model = measure(plan, example_results(plan, tmp_path))
+    bold = {(c.method, c.column) for c in model.cells if c.bold}
+    assert bold == {
+        ("bkdsnn", R19),  # not the ANN, although 96 > 85
+        ("bkdsnn", R19_100),
+        ("sew-resnet", R20),
+        ("bkd", R20),
+        ("bkdsnn", R20),
+    }
+
+
+def test_means_that_print_alike_tie(plan, tmp_path):
+    plan = without(plan, 1, 2)
+    for method, last in (("sew-resnet", 71.2499), ("bkd", 71.2501), ("bkdsnn", 71.24)):
+        finish(plan.cell(method, R19).runs[0], tmp_path, range(71), top1={"last": last, "best": last})
+    model = measure(plan, tmp_path)
+    assert [c.method for c in model.cells if c.bold] == ["sew-resnet", "bkd"]
+
+
+def test_a_teacher_is_not_bold_even_where_it_ties_with_the_best(plan, tmp_path):
+    for method in ("ann", "bkdsnn"):
+        finish(plan.cell(method, R19).runs[0], tmp_path, range(90))
+    assert [c.method for c in measure(plan, tmp_path).cells if c.bold] == ["bkdsnn"]
+
+
+def test_nothing_measured_is_a_table_of_cells_not_run(plan, tmp_path):
+    model = measure(plan, tmp_path)
+    assert {c.state for c in model.cells} == {"not run"}
+    assert not any(c.bold for c in model.cells)
+    assert [c.parameters for c in model.columns] == [None, None, None]
+
+
+def test_column_size_is_that_of_the_student_network(plan, tmp_path):
+    student, teacher = plan.cell("sew-resnet", R19).runs[0], plan.cell("ann", R19).runs[0]
+    finish(teacher, tmp_path, range(95), parameters=99)
+    assert measure(plan, tmp_path).columns[0].parameters is None
+    finish(student, tmp_path, range(80))
+    assert measure(plan, tmp_path).columns[0].parameters == PARAMETERS["resnet19"]
+
+
+def test_a_distilled_run_also_tells_the_size_of_the_student(plan, tmp_path):
+    finish(plan.cell("bkd", R19).runs[0], tmp_path, range(80))
+    assert measure(plan, tmp_path).columns[0].parameters == PARAMETERS["resnet19"]
+
+
+def test_stand_ins_are_named(plan, tmp_path):
+    model = measure(plan, example_results(plan, tmp_path))
+    assert [(c.dataset, c.stands_in_for) for c in model.columns] == [
+        ("digits-8 (embedded)", "cifar10"),
+        ("digit-pairs-8 (embedded)", "cifar100"),
+        ("digits-8 (embedded)", "cifar10"),
+    ]
+    assert {c.stands_in_for for c in measure(example_plan(PAPER), tmp_path).columns} == {None}
+
+
+def test_real_data_in_place_of_the_paper_s_own_is_a_stand_in_too(tmp_path):
+    plan = example_plan(PAPER.model_copy(update={"datasets": {"cifar10": "cifar10-part"}}))
+    column, *_ = measure(plan, tmp_path).columns
+    assert (column.dataset, column.stands_in_for) == ("CIFAR10-PART", "cifar10")
+
+
+@pytest.mark.parametrize(
+    ("changes", "comparable"),
+    [
+        ({}, True),
+        ({"datasets": {"imagenet": "imagenette"}}, False),
+        ({"networks": {"resnet20": {"blocks": [1]}}}, False),
+        ({"recipes": {"*": {"epochs": 30}}}, False),
+        ({"distill": {"bkd": {"weight": 1.0}}}, False),
+    ],
+)
+def test_comparable_with_the_paper_only_if_the_scale_replaces_nothing(tmp_path, changes, comparable):
+    scale = PAPER.model_copy(update=changes)
+    plan = dataclasses.replace(example_plan(), scale=scale)
+    assert measure(plan, tmp_path).comparable is comparable
+
+
+def test_a_teacher_with_published_weights_is_complete_with_its_one_run(plan, tmp_path):
+    published = Pretrained(name="someone/weights", sha256="0123abcd")
+    run = plan.cell("ann", R19).runs[0].model_copy(update={"source": published, "recipe": None})
+    cells = [dataclasses.replace(c, runs=(run,)) if c.row.method == "ann" else c for c in plan.cells]
+    finish(run, tmp_path, range(97))
+    model = measure(dataclasses.replace(plan, cells=tuple(cells)), tmp_path)
+    found = cell(model, "ann", R19)
+    assert (found.state, found.planned, found.mean, found.std) == ("measured", 1, 97.0, None)
+    assert model.seeds == DEMO.seeds
+
+
+@pytest.mark.parametrize("key", ["run", "spec"])
+def test_metrics_of_another_run_are_refused(plan, tmp_path, key):
+    folder = finish(plan.cell("ann", R19).runs[0], tmp_path, range(90), **{key: "another"})
+    with pytest.raises(UserError) as error:
+        measure(plan, tmp_path)
+    assert str(folder / "metrics.json") in str(error.value)
+    assert f"'{key}' is 'another', expected '" in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"top1": {"best": 90.0}}, "'top1.last'"),
+        ({"top1": {"last": 100.5, "best": 100.5}}, "found 100.5"),
+        ({"top1": {"last": float("nan"), "best": 90.0}}, "'top1.last'"),
+        ({"parameters": None}, "'parameters'"),
+        ({"dataset": {"label": "x"}}, "'dataset.digest'"),
+    ],
+)
+def test_incomplete_or_impossible_metrics_are_refused(plan, tmp_path, changes, named):
+    folder = finish(plan.cell("ann", R19).runs[0], tmp_path, range(90), **changes)
+    with pytest.raises(UserError) as error:
+        measure(plan, tmp_path)
+    assert str(folder / "metrics.json") in str(error.value)
+    assert named in str(error.value)
+
+
+def test_metrics_that_are_not_json_are_refused(plan, tmp_path):
+    folder = finish(plan.cell("ann", R19).runs[0], tmp_path, range(90))
+    text = (folder / "metrics.json").read_text()
+    (folder / "metrics.json").write_text(text[: len(text) // 2])
+    with pytest.raises(UserError, match=r"metrics\.json: .*Invalid JSON"):
+        measure(plan, tmp_path)
+
+
+def _pair(plan, tmp_path):
+    finish(plan.cell("sew-resnet", R19).runs[0], tmp_path, range(80))
+    return finish(plan.cell("bkdsnn", R19).runs[0], tmp_path, range(85)) / "predictions.npz"
+
+
+@pytest.mark.parametrize(
+    "arrays",
+    [
+        {"correct": np.ones(IMAGES + 1, dtype=bool)},
+        {"correct": np.ones((IMAGES, 1), dtype=bool)},
+        {"correct": np.ones(IMAGES, dtype=np.uint8)},
+        {"right": np.ones(IMAGES, dtype=bool)},
+        {"correct": np.array([None] * IMAGES)},  # would need pickle
+    ],
+    ids=["longer", "two-dimensional", "not bool", "other name", "objects"],
+)
+def test_unusable_predictions_are_refused(plan, tmp_path, arrays):
+    path = _pair(plan, tmp_path)
+    np.savez(path, **arrays)
+    with pytest.raises(UserError) as error:
+        measure(plan, tmp_path)
+    assert str(path) in str(error.value)
+    assert "'correct'" in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"", b"PK\x03\x04 cut off", b"text"])
+def test_damaged_predictions_are_refused(plan, tmp_path, content):
+    path = _pair(plan, tmp_path)
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="no array 'correct' can be read from it"):
+        measure(plan, tmp_path)
+
+
+def test_one_column_on_two_versions_of_the_data_is_refused(plan, tmp_path):
+    finish(plan.cell("ann", R19).runs[0], tmp_path, range(90))
+    other = {"name": "digits-8", "label": "digits-8 (embedded)", "digest": "another"}
+    folder = finish(plan.cell("sew-resnet", R19).runs[0], tmp_path, range(80), dataset=other)
+    with pytest.raises(UserError) as error:
+        measure(plan, tmp_path)
+    assert str(folder / "metrics.json") in str(error.value)
+    assert f"column '{R19}'" in str(error.value)
+
+
+def test_unknown_keys_of_later_versions_do_no_harm(plan, tmp_path):
+    folder = finish(plan.cell("ann", R19).runs[0], tmp_path, range(90), top5=99.0)
+    assert json.loads((folder / "metrics.json").read_text())["top5"] == 99.0
+    assert measured(plan, tmp_path, "ann", R19).mean == 90.0
