@@ -14,11 +14,12 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from bkdsnn import spec
 
 OWN = "bkdsnn"
-_FUSED = {"atan": "ATan", "sigmoid": "Sigmoid", "triangle": "PiecewiseQuadratic"}  # spikingjelly's names
+_FUSED = {"atan": "ATan", "sigmoid": "Sigmoid", "triangle": "PiecewiseQuadratic"}  # spikingjelly's classes
 
 
 class Spiking(nn.Module):
@@ -77,32 +78,34 @@ class _Fire(torch.autograd.Function):
     """Spikes (T*B, ...) of folded or static currents; of the forward pass only H is kept.
 
     Potentials are measured from the reset potential, so that a hard reset is a product with 1 - S.
+    Backward: dL/dH[t] = dL/dS[t] slope(H[t]) + dL/dH[t+1] dH[t+1]/dV[t] dV[t]/dH[t].
     """
 
     @staticmethod
     def forward(ctx: Any, currents: Tensor, neuron: spec.Neuron, timesteps: int, static: bool) -> Tensor:
-        steps = [currents] * timesteps if static else currents.unflatten(0, (timesteps, -1))
-        charged, spikes = (_folded(steps[0], timesteps) for _ in range(2))
+        x = [currents] * timesteps if static else currents.unflatten(0, (timesteps, -1))
+        charged, spikes = (_folded(x[0], timesteps) for _ in range(2))
         ctx.save_for_backward(charged)
         ctx.neuron, ctx.timesteps, ctx.static = neuron, timesteps, static
-        hs, ss = charged.chunk(timesteps), spikes.chunk(timesteps)
-        hs[0].fill_(neuron.v_init - _rest(neuron))
+        h, s = charged.chunk(timesteps), spikes.chunk(timesteps)
+        h[0].fill_(neuron.v_init - _rest(neuron))
         for t in range(timesteps):
             if t:
-                _reset(hs[t - 1], ss[t - 1], neuron, out=hs[t])
-            _charge(hs[t], steps[t], neuron)
-            torch.ge(hs[t], _threshold(neuron), out=ss[t])
+                _reset(h[t - 1], s[t - 1], neuron, out=h[t])
+            _charge(h[t], x[t], neuron)
+            torch.ge(h[t], _threshold(neuron), out=s[t])
         return spikes.to(currents.dtype)
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, grad_spikes: Tensor) -> tuple[Tensor, None, None, None]:
         (charged,) = ctx.saved_tensors
         neuron = ctx.neuron
-        slope = _slope(charged - _threshold(neuron), neuron)
-        grad = slope.mul_(grad_spikes) if neuron.detach_reset else slope * grad_spikes
-        gs, hs, ls = (x.chunk(ctx.timesteps) for x in (grad, charged, slope))
+        slopes = _slope(charged - _threshold(neuron), neuron)
+        grad = slopes.mul_(grad_spikes) if neuron.detach_reset else slopes * grad_spikes
+        g, h, slope = (tensor.chunk(ctx.timesteps) for tensor in (grad, charged, slopes))
         for t in reversed(range(ctx.timesteps - 1)):
-            gs[t].addcmul_(gs[t + 1], _kept(hs[t], ls[t], neuron), value=_leak(neuron))
+            g[t].addcmul_(g[t + 1], _kept(h[t], slope[t], neuron), value=_leak(neuron))
         if neuron.kind == "lif" and neuron.decay_input:
             grad.div_(neuron.tau)
         if ctx.static:
@@ -132,6 +135,7 @@ def _leak(neuron: spec.Neuron) -> float:
 
 
 def _charge(v: Tensor, x: Tensor, neuron: spec.Neuron) -> None:
+    """Turn V[t-1] into H[t], in place; operations in spikingjelly's order, so that not even rounding differs."""
     if neuron.kind == "if":
         v.add_(x)
     elif neuron.decay_input:
@@ -148,7 +152,7 @@ def _reset(h: Tensor, spike: Tensor, neuron: spec.Neuron, out: Tensor) -> None:
 
 
 def _kept(h: Tensor, slope: Tensor, neuron: spec.Neuron) -> Tensor:
-    """dV[t]/dH[t], without the way through the spike where the reset is detached."""
+    """dV[t]/dH[t]; where the reset is detached, without the way through the spike. `slope` is dS[t]/dH[t]."""
     if neuron.v_reset is None:
         return torch.ones_like(h) if neuron.detach_reset else 1 - neuron.v_threshold * slope
     silent = torch.lt(h, _threshold(neuron), out=torch.empty_like(h))
@@ -156,6 +160,7 @@ def _kept(h: Tensor, slope: Tensor, neuron: spec.Neuron) -> Tensor:
 
 
 def _slope(u: Tensor, neuron: spec.Neuron) -> Tensor:
+    """The surrogate's derivative at u = H - v_threshold, in place; each has area 1."""
     a = neuron.alpha
     if neuron.surrogate == "atan":
         return torch.addcmul(u.new_tensor(2 / a), u, u, value=math.pi**2 * a / 2, out=u).reciprocal_()
