@@ -134,6 +134,7 @@ def test_renderers_agree_on_every_number(model, seed):
 
 
 def test_csv_keeps_full_precision(model):
+    model = dataclasses.replace(model, cells=tuple(dataclasses.replace(c, mean=200 / 3) for c in model.cells))
     records = list(reader.DictReader(io.StringIO(csv.render(model))))
     for record, cell in zip(records, model.cells, strict=True):
         for key, value in (("mean", cell.mean), ("std", cell.std), ("mcnemar_p", cell.mcnemar_p)):
@@ -233,6 +234,12 @@ def test_latex_spans_are_as_wide_as_the_table(model):
         if line.endswith(r"\\"):
             spans = sum(int(n) - 1 for n in re.findall(r"\\multicolumn\{(\d+)\}", line))
             assert len(re.findall(r"(?<!\\)&", line)) + 1 + spans == width
+
+
+def test_latex_sets_a_minus_sign_in_negative_differences(model):
+    cells = tuple(dataclasses.replace(cell, delta=-1.5, mcnemar_p=None) for cell in model.cells)
+    text = latex.render(dataclasses.replace(model, cells=cells))
+    assert text.count(r"{\scriptsize ($-$1.50)}") == len(cells)
 
 
 def test_latex_escapes_every_special_character():
