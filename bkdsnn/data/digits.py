@@ -21,9 +21,9 @@ from bkdsnn.streams import generator
 
 SCAN = 8  # height and width of a scan
 TRAIN_SCANS = 1400  # the first of the 1,797; the others are for test
-# Pens, red green blue: random but for the tint, which tells the tens from the ones. A network that averages over all
-# places before its last layer, as ResNets do, could hardly do so otherwise; the class is in the strokes alone.
-TINTS = {1: [(1.0, 1.0, 1.0)], 2: [(1.0, 1.0, 0.2), (0.2, 1.0, 1.0)]}
+# Pens, red green blue: random but for the tint, which tells tens (red) from ones (blue). A network that averages over
+# all places before its last layer, as ResNets do, could hardly do so otherwise; the class is in the strokes alone.
+TINTS = {1: [(1.0, 1.0, 1.0)], 2: [(1.0, 0.2, 0.0), (0.0, 0.2, 1.0)]}
 SEED = 0  # the images belong to the dataset, not to a run
 
 
@@ -63,12 +63,12 @@ class Painter:
     ) -> None:
         self._classes, self._side, self._options, self._draws = dataset.classes, dataset.image_size, options, draws
         self._scans, self._counts = scans[values.argsort(stable=True)], values.bincount(minlength=10)
-        self._glyph = self._side * 3 // 4 if options.digits == 1 else self._side // 2  # pixels of one digit
+        self._glyph = self._side * 3 // 4  # pixels of one digit
 
     def images(self, count: int) -> tuple[np.ndarray, np.ndarray]:
         """Return images, uint8 (N, 3, H, W), and labels, int64 (N,), all classes equally often within one."""
         labels = torch.arange(count) % self._classes
-        images = self._uniform(count, 0.0, 0.4).expand(-1, -1, self._side, self._side)  # dark paper
+        images = self._uniform(count, 0.0, 0.15).expand(-1, -1, self._side, self._side)  # dark paper
         for place in range(self._options.digits):
             images = self._inked(images, self._written(labels, place), place)
         for fragment in range(self._options.clutter):
@@ -79,13 +79,14 @@ class Painter:
     def _inked(self, images: Tensor, ink: Tensor, place: int) -> Tensor:
         """Put `ink` (N, 1, H, W) on the images with a light pen of random colour, tinted by place."""
         pen = self._uniform(len(images), 0.6, 1.0) * torch.tensor(TINTS[self._options.digits][place]).view(3, 1, 1)
-        return images + ink * (pen - images)
+        return images + ink * (pen - images).clamp_min(0)
 
     def _written(self, labels: Tensor, place: int) -> Tensor:
-        """Return the ink of the digit at `place` of each label, digits side by side, each displaced on its own."""
+        """Return the ink of the digit at `place` of each label, digits half beside, half over each other, each displaced on its own."""
         number = self._options.digits
         glyph = self._scan_of(labels // 10 ** (number - 1 - place) % 10)
-        left = (self._side - number * self._glyph) // 2 + place * self._glyph
+        margin = self._side - self._glyph
+        left = margin // 2 if number == 1 else margin * place
         return self._placed(glyph, self._glyph, left, self._options.shift)
 
     def _fragment(self, count: int) -> Tensor:

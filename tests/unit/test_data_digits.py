@@ -7,6 +7,8 @@ import torch
 from bkdsnn.data.digits import TRAIN_SCANS, build
 from bkdsnn.spec import Dataset, Digits
 
+RED, BLUE = slice(0, 1), slice(2, 3)  # channels of the tens and of the ones
+
 
 def _spec(number: int = 1, side: int = 16, **options) -> Dataset:
     return Dataset(
@@ -20,9 +22,9 @@ def _spec(number: int = 1, side: int = 16, **options) -> Dataset:
     )
 
 
-def _ink(images: np.ndarray) -> torch.Tensor:
-    """Undo the colours of clean images: 0 for paper, 1 for the strongest stroke."""
-    grey = torch.from_numpy(images).float().mean(1)
+def _ink(images: np.ndarray, channels: slice = slice(None)) -> torch.Tensor:
+    """Undo the colours of clean images: 0 for paper, 1 for the strongest stroke in these channels."""
+    grey = torch.from_numpy(images[:, channels]).float().mean(1)
     low, high = grey.amin((1, 2), keepdim=True), grey.amax((1, 2), keepdim=True)
     return (grey - low) / (high - low)
 
@@ -46,13 +48,14 @@ def test_clean_images_show_scans_of_their_class_and_no_scan_serves_both_splits()
     from sklearn.datasets import load_digits
 
     scans, values = load_digits(return_X_y=True)
-    arrays = build(_spec(2, 16))  # at 16 pixels two digits keep their 8 x 8 size
+    arrays = build(_spec(2, 11))  # at 11 pixels digits keep their 8 x 8 size
     scans = torch.from_numpy(scans).float().view(-1, 8, 8) / 16
     for images, labels, allowed in [
         (arrays.train_images, arrays.train_labels, range(TRAIN_SCANS)),
         (arrays.test_images, arrays.test_labels, range(TRAIN_SCANS, len(scans))),
     ]:
-        halves = _ink(images)[:, 4:12].unflatten(2, (2, 8)).transpose(1, 2).flatten(0, 1)  # tens, ones, tens, ...
+        tens, ones = _ink(images, RED)[:, 1:9, :8], _ink(images, BLUE)[:, 1:9, 3:]
+        halves = torch.stack([tens, ones], 1).flatten(0, 1)  # tens, ones, tens, ...
         nearest = torch.cdist(halves.flatten(1), scans.flatten(1)).argmin(1).numpy()
         shown = values[nearest].reshape(-1, 2) @ [10, 1]
         assert (shown == labels).mean() > 0.99
@@ -60,20 +63,22 @@ def test_clean_images_show_scans_of_their_class_and_no_scan_serves_both_splits()
 
 
 def test_tens_stand_left_of_ones():
-    arrays = build(_spec(2, 16, train=100))
-    ink = _ink(arrays.train_images)
-    left, right = ink[:, 4:12, :8], ink[:, 4:12, 8:]
-    zeros, ones = left[:10].mean(0), left[10:20].mean(0)  # classes 00-09 and 10-19
-    assert (zeros - ones)[:, 3:5].mean() < -0.3  # a one is dark where a zero is hollow
-    assert abs((right[:10].mean(0) - right[10:20].mean(0))[:, 3:5].mean()) < 0.15
+    images = build(_spec(2, 11, train=400)).train_images.reshape(4, 100, 3, 11, 11)
+    zeros, ones = images[:, :10].reshape(-1, 3, 11, 11), images[:, 10:20].reshape(-1, 3, 11, 11)  # 00-09 and 10-19
+    tens, rest = (
+        (_ink(zeros, channel)[:, 1:9, columns].mean(0) - _ink(ones, channel)[:, 1:9, columns].mean(0))[2:6, 3:5].mean()
+        for channel, columns in ((RED, slice(0, 8)), (BLUE, slice(3, 11)))
+    )
+    assert tens < -0.3  # a one has strokes where a zero is hollow
+    assert abs(rest) < 0.15
 
 
 def test_colour_does_not_tell_the_class():
     arrays = build(_spec(1, 16, train=2000))
     border = torch.from_numpy(arrays.train_images).float()[:, :, 0].mean(2)  # paper colour
     means = torch.stack([border[arrays.train_labels == digit].mean(0) for digit in range(10)])
-    assert border.std(0).min() > 25
-    assert means.std(0).max() < 5  # of 10 means of 200 images each: chance gives 2
+    assert border.std(0).min() > 9
+    assert means.std(0).max() < 2  # of 10 means of 200 images each: chance gives 0.8
 
 
 @pytest.mark.parametrize("option", [{"clutter": 1}, {"noise": 0.1}, {"shift": 2}])
@@ -93,6 +98,6 @@ def test_shift_moves_the_digit_by_at_most_so_many_pixels():
 
 
 def test_noise_has_the_stated_deviation():
-    images = build(_spec(noise=0.05)).train_images[:, :, 0] / 255.0  # the top row is paper
-    kept = images[(images.mean(2) > 0.2) & (images.mean(2) < 0.8)]  # far from where intensities are cut off
-    assert 0.045 < kept.std(1, ddof=1).mean() < 0.055
+    images = build(_spec(noise=0.02)).train_images[:, :, 0] / 255.0  # the top row is paper
+    kept = images[images.mean(2) > 0.08]  # far from where intensities are cut off
+    assert 0.018 < kept.std(1, ddof=1).mean() < 0.022
