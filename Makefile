@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 ARGS ?=
 
-.PHONY: help setup all test lint lock clean
+.PHONY: help setup all test lint readme lock clean
 
 help:
 	@echo "make table2c   set up and make table 2c at demo scale (any table: make table<number>)"
@@ -35,6 +35,10 @@ lint: $(READY)
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal $(ARGS)
+
+# Maintainers: put the generated demo table into README.md.
+readme: table2c
+	$(BIN)/python docs/insert.py results/demo/tables/table2c.md
 
 # Maintainers: resolve pyproject.toml anew for every supported Python (needs uv); names no index.
 lock:

@@ -133,11 +133,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """A table at a scale, every cell with its runs, row by row."""
+    """A table at a scale, every cell with its runs, row by row; `labels` and `datasets` name its methods and data."""
 
     table: Table
     scale: Scale
+    neurons: Preset
     labels: dict[str, str]
+    datasets: dict[str, str]
     cells: tuple[Cell, ...]
 
     def runs(self) -> dict[str, RunSpec]:
@@ -243,7 +245,8 @@ class Expansion:
             _all_known("term", layer, TERMS, f"config/paper/{table.name}.yaml")
         cells = [self._cell(table, row, i, chosen) for row in table.rows for i in range(len(table.columns))]
         labels = {row.method: row.label or self._method(row.method).label for row in table.rows}
-        return Plan(table, self.scale, labels, tuple(cells))
+        datasets = {column.dataset: self.datasets[column.dataset].label for column in table.columns}
+        return Plan(table, self.scale, self.preset, labels, datasets, tuple(cells))
 
     def _cell(self, table: Table, row: Row, index: int, seeds: tuple[int, ...]) -> Cell:
         column = table.columns[index]

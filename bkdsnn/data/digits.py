@@ -82,7 +82,7 @@ class Painter:
         return images + ink * (pen - images).clamp_min(0)
 
     def _written(self, labels: Tensor, place: int) -> Tensor:
-        """Return the ink of the digit at `place` of each label, digits half beside, half over each other, each displaced on its own."""
+        """Return the ink of the digit at `place` of each label, displaced on its own; neighbours overlap."""
         number = self._options.digits
         glyph = self._scan_of(labels // 10 ** (number - 1 - place) % 10)
         margin = self._side - self._glyph

@@ -49,8 +49,9 @@ def _command(plan: Plan, seeds: tuple[int, ...]) -> str:
     """The shell command that makes the table, with the settings that are not the default ones."""
     scale = [] if plan.scale.name == "demo" else [f"scale={plan.scale.name}"]
     chosen = [] if seeds == plan.scale.seeds else [f"'seeds=[{','.join(map(str, seeds))}]'"]
-    settings = " ".join(["--config", *scale, *chosen]) if scale or chosen else ""
-    return f"snakemake --cores all {plan.table.name} {settings}".rstrip()
+    preset = [] if plan.neurons == "reference" else [f"neurons={plan.neurons}"]
+    settings = [*scale, *chosen, *preset]
+    return " ".join([f"snakemake --cores all {plan.table.name}", *(["--config", *settings] if settings else [])])
 
 
 def _comparable(scale: Scale) -> bool:
@@ -68,7 +69,7 @@ def _column(plan: Plan, column: Column, done: dict[str, Finished]) -> ColumnMode
         heading=column.heading,
         architecture=column.network,
         dataset=results[0].metrics.dataset.label if results else data.label or data.name,
-        stands_in_for=column.dataset if data.name != column.dataset else None,
+        stands_in_for=plan.datasets[column.dataset] if data.name != column.dataset else None,
         parameters=students[0].metrics.parameters if students else None,
         paper_parameters_m=column.parameters_m,
     )

@@ -117,7 +117,8 @@ def example_plan(scale: Scale = DEMO) -> Plan:
         for row in ROWS
         for i, column in enumerate(COLUMNS)
     ]
-    return Plan(TABLE, scale, LABELS, tuple(cells))
+    datasets = {"cifar10": "CIFAR-10", "cifar100": "CIFAR-100"}
+    return Plan(TABLE, scale, "reference", LABELS, datasets, tuple(cells))
 
 
 def without(plan: Plan, *seeds: int) -> Plan:

@@ -163,9 +163,9 @@ def test_a_distilled_run_also_tells_the_size_of_the_student(plan, tmp_path):
 def test_stand_ins_are_named(plan, tmp_path):
     model = measure(plan, example_results(plan, tmp_path))
     assert [(c.dataset, c.stands_in_for) for c in model.columns] == [
-        ("digits-8 (embedded)", "cifar10"),
-        ("digit-pairs-8 (embedded)", "cifar100"),
-        ("digits-8 (embedded)", "cifar10"),
+        ("digits-8 (embedded)", "CIFAR-10"),
+        ("digit-pairs-8 (embedded)", "CIFAR-100"),
+        ("digits-8 (embedded)", "CIFAR-10"),
     ]
     assert {c.stands_in_for for c in measure(example_plan(PAPER), tmp_path).columns} == {None}
 
@@ -173,7 +173,7 @@ def test_stand_ins_are_named(plan, tmp_path):
 def test_real_data_in_place_of_the_paper_s_own_is_a_stand_in_too(tmp_path):
     plan = example_plan(PAPER.model_copy(update={"datasets": {"cifar10": "cifar10-part"}}))
     column, *_ = measure(plan, tmp_path).columns
-    assert (column.dataset, column.stands_in_for) == ("CIFAR10-PART", "cifar10")
+    assert (column.dataset, column.stands_in_for) == ("CIFAR10-PART", "CIFAR-10")
 
 
 @pytest.mark.parametrize(

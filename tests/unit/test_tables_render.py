@@ -185,7 +185,7 @@ def test_captions_state_scale_data_seeds_and_baselines(model):
         "accuracy after the last epoch",
         "+L_BKD minus SEW-R; BKDSNN (ours) minus SEW-R (R-19 CIFAR10, R-20 CIFAR10), +L_BKD (R-19 CIFAR100)",
     ]
-    stand_in = "Data: digits-8 (embedded) stands in for cifar10; digit-pairs-8 (embedded) stands in for cifar100."
+    stand_in = "Data: digits-8 (embedded) stands in for CIFAR-10; digit-pairs-8 (embedded) stands in for CIFAR-100."
     expected.append(stand_in if model.scale == "demo" else "Data: CIFAR10; CIFAR100.")
     caption = re.search(r"\\caption\{(.*)\}$", latex.render(model), flags=re.MULTILINE).group(1)
     for text in expected:
