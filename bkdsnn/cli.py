@@ -15,7 +15,7 @@ from bkdsnn.settings import data_root, weights_root
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one subcommand and return its exit code: 0 done, 1 bad input, 75 saved and to be continued."""
+    """Run one subcommand and return its exit code: 0 done, 1 bad input, 75 saved and to be continued, 130 Ctrl-C."""
     options = parser().parse_args(arguments)
     try:
         progress.configure(getattr(options, "log", None))
@@ -26,6 +26,9 @@ def main(arguments: list[str] | None = None) -> int:
     except Interrupted as pause:
         progress.log.info("%s", pause)
         return errors.RESUMABLE
+    except KeyboardInterrupt:
+        progress.log.info("stopped")
+        return 130
     return 0
 
 

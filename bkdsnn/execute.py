@@ -46,8 +46,8 @@ def execute(spec: RunSpec, results: Path, resources: Path, device: torch.device,
             history: list[dict[str, Any]] = []
             log.info("%s: top-1 %.2f %%", spec.name, evaluation.top1)
         else:
-            part = Slice(minutes, folder.path)
-            network, evaluation, history = train(spec, spec.recipe, folder, loader, device, part)
+            with Slice(minutes, folder.path) as part:
+                network, evaluation, history = train(spec, spec.recipe, folder, loader, device, part)
         write_artefacts(folder, network, evaluation, history, loader, name)
         folder.clear_checkpoints()
 

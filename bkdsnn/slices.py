@@ -17,7 +17,10 @@ MARGIN = 60.0  # seconds kept free at the end of a slice for saving, a tenth of 
 
 
 class Slice:
-    """Ends on a deadline, on SIGTERM, or when a file named STOP appears in the run's folder."""
+    """Ends on a deadline, on SIGTERM or Ctrl-C, or when a file named STOP appears in the run's folder.
+
+    Signals are caught inside the `with` block only.
+    """
 
     def __init__(self, minutes: float | None, folder: Path) -> None:
         self.stop_file = folder / "STOP"
@@ -25,7 +28,14 @@ class Slice:
         seconds = float("inf") if minutes is None else 60.0 * minutes
         self.deadline = self.began + seconds - min(MARGIN, seconds / 10)
         self.stopped = False
-        signal.signal(signal.SIGTERM, self._stop)
+
+    def __enter__(self) -> Slice:
+        self.handlers = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.handlers.items():
+            signal.signal(number, handler)
 
     @property
     def over(self) -> bool:
