@@ -148,7 +148,7 @@ def _common(one: argparse.ArgumentParser) -> None:
 def _positive(kind: Callable[[str], float]) -> Callable[[str], float]:
     def parse(text: str) -> float:
         value = kind(text)
-        if value <= 0:
+        if not value > 0:  # nan too
             raise argparse.ArgumentTypeError(f"must be more than 0, found {text}")
         return value
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -40,7 +41,7 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> UserE
 
 
 def _line(item: Any, model: type[BaseModel]) -> str:
-    key = ".".join(str(part) for part in item["loc"]) or "(whole)"
+    key = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":
         valid = _fields_at(model, item["loc"][:-1])
         expected = f"; expected one of: {', '.join(valid)}" if valid else ""
@@ -48,8 +49,15 @@ def _line(item: Any, model: type[BaseModel]) -> str:
     hint = ""
     if item["type"] == "literal_error" and isinstance(item["input"], str):
         hint = suggest(item["input"], item["ctx"]["expected"].replace("'", "").replace(" or ", ", ").split(", "))
-    shown = "" if item["type"] == "missing" else f", found {item['input']!r}"
-    return f"'{key}': {item['msg'].removeprefix('Value error, ')}{shown}{hint}"
+    whole = not key or item["type"] == "missing" or isinstance(item["input"], Mapping)  # the message says it all
+    shown = "" if whole else f", found {item['input']!r}"
+    return (f"'{key}': " if key else "") + f"{_plain(item['msg'])}{shown}{hint}"
+
+
+def _plain(message: str) -> str:
+    """Name types as YAML does."""
+    message = re.sub(r"a valid dictionary( or instance of \w+)?", "a mapping", message)
+    return message.replace("a valid tuple", "a list").removeprefix("Value error, ")
 
 
 def _fields_at(model: type[BaseModel], path: tuple[Any, ...]) -> list[str]:

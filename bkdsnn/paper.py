@@ -15,7 +15,7 @@ from typing import Any, Literal, TypeVar, get_args
 import yaml
 from pydantic import Field, TypeAdapter, ValidationError, model_validator
 
-from bkdsnn.errors import UserError, explain, unknown
+from bkdsnn.errors import UserError, explain, suggest, unknown
 from bkdsnn.spec import (
     RUN_NAME,
     Dataset,
@@ -190,7 +190,8 @@ def find_run(name: str, scale: str, config: Path = CONFIG) -> RunSpec:
     for preset in get_args(Preset):
         runs |= all_runs(scale, seeds=[int(match["seed"])], neurons=preset, config=config)
     if name not in runs:
-        raise unknown("run", name, runs, f"scale '{scale}'")
+        known = f"`python -m bkdsnn plan <table> --scale {scale}` lists the runs of a table"
+        raise UserError(f"unknown run '{name}' in scale '{scale}'{suggest(name, runs)}; {known}")
     return runs[name]
 
 

@@ -8,20 +8,26 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bkdsnn import files
+
 EVERY = 30.0  # seconds between two lines within an epoch
 
 log = logging.getLogger("bkdsnn")
 
 
 def configure(log_file: Path | None) -> None:
-    """Log to standard error, and to `log_file` with times if one is given."""
+    """Log to standard error, and to `log_file` with times if one is given; `UserError` if that cannot be written."""
     log.setLevel(logging.INFO)
+    logging.raiseExceptions = False  # on a full disk the command says in one message what it could not write
     console = logging.StreamHandler(sys.stderr)
     console.setFormatter(logging.Formatter("%(message)s"))
     log.addHandler(console)
     if log_file is not None:
-        log_file.parent.mkdir(parents=True, exist_ok=True)
-        handler = logging.FileHandler(log_file)
+        try:
+            log_file.parent.mkdir(parents=True, exist_ok=True)
+            handler = logging.FileHandler(log_file)
+        except OSError as error:
+            raise files.unwritable(log_file, error) from error
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         log.addHandler(handler)
 

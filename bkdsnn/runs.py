@@ -60,7 +60,8 @@ class RunFolder:
     def begin(self, device: str) -> None:
         """Record the start of an attempt."""
         attempt = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "host": socket.gethostname(), "device": device}
-        _append(self.attempts, attempt)
+        earlier = self.attempts.read_text() if self.attempts.exists() else ""
+        files.write_text(self.attempts, earlier + json.dumps(attempt) + "\n")
 
     def write_history(self, records: list[dict[str, Any]]) -> None:
         """Begin `history.jsonl` with the epochs that a checkpoint remembers."""
@@ -119,6 +120,8 @@ def _claim(stream: Any, lock: Path) -> None:
         raise UserError(
             f"{lock.parent.parent}: another process ({owner}) is writing this run; wait or stop it"
         ) from error
-    stream.truncate(0)
-    stream.write(f"{socket.gethostname()} pid {os.getpid()}")
-    stream.flush()
+    try:
+        stream.truncate(0)
+        os.write(stream.fileno(), f"{socket.gethostname()} pid {os.getpid()}".encode())  # closing must not fail again
+    except OSError as error:
+        raise files.unwritable(lock, error) from error

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,7 +36,7 @@ def fetch(pretrained: Pretrained, target: Path, local: Path | None) -> None:
 
 
 def read_published(source: Path, pretrained: Pretrained) -> dict[str, Tensor]:
-    """Return the tensors of a published file after checking its checksum."""
+    """Return the tensors of a published file after checking its checksum; `UserError` if it holds anything else."""
     import torch
 
     if not source.is_file():
@@ -43,7 +44,13 @@ def read_published(source: Path, pretrained: Pretrained) -> dict[str, Tensor]:
     found = files.sha256(source)
     if not found.startswith(pretrained.sha256):
         raise UserError(f"{source}: SHA-256 begins {found[:8]}, expected {pretrained.sha256} for '{pretrained.name}'")
-    return torch.load(source, map_location="cpu", weights_only=True)
+    try:
+        content = torch.load(source, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, EOFError, KeyError, RuntimeError) as error:
+        raise UserError(f"{source}: damaged, or holds more than tensors; expected a state dict") from error
+    if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
+        raise UserError(f"{source}: expected a state dict, a tensor by name; found other content")
+    return content
 
 
 def _address(pretrained: Pretrained) -> str:

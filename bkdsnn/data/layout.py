@@ -61,7 +61,8 @@ def misfit(dataset: Dataset, problem: str) -> UserError:
     return UserError(
         f"dataset '{dataset.name}': {problem}. Expected below the data root: {_expected(dataset)}. "
         f"Official page: {dataset.page}. "
-        "Set the data root by the config key data.root or the environment variable BKDSNN_DATA_ROOT."
+        "Set the data root by the config key data.root (--config 'data={root: FOLDER}') or the environment variable "
+        "BKDSNN_DATA_ROOT."
     )
 
 

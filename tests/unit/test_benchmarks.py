@@ -1,0 +1,61 @@
+"""Every benchmark runs with its smallest settings and writes JSON; how fast anything is, no test says."""
+
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+
+BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
+
+
+@pytest.fixture
+def measured(monkeypatch, tmp_path):
+    """A function that runs a benchmark for one round and returns what it wrote."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+
+    def run(name, *arguments):
+        out = tmp_path / "result.json"
+        importlib.import_module(name).main(["--rounds", "1", "--out", str(out), *arguments])
+        result = json.loads(out.read_text())
+        assert (result["benchmark"], result["device"]) == (name, "cpu")
+        assert result["machine"].keys() == {"cpu", "cores", "load_before", "python", "packages"}
+        return result
+
+    return run
+
+
+@pytest.mark.workflow
+def test_dag_counts_the_jobs_of_a_scale(measured):
+    rows = measured("dag", "--scales", "smoke")["rows"]
+    assert [row["workflow"] for row in rows] == ["empty", "smoke"]
+    assert rows[0]["jobs"] == 1 and rows[1]["jobs"] > 50
+    assert all(row["median"] > 0 for row in rows)
+
+
+def test_startup_reaches_the_first_step(measured):
+    result = measured("startup", "--scale", "smoke")
+    assert [row["side"] for row in result["rows"]] == ["import torch", "first step"]
+    assert "bkdsnn" in result["run"] and result["imports_ms"]["torch"] > 0
+
+
+def test_throughput_compares_equal_networks(measured):
+    """Before it times anything, the benchmark itself asserts that losses and gradients agree."""
+    rows = measured("throughput", "--cases", "demo-R20")["rows"]
+    assert [row["loss"] for row in rows] == ["ce", "bkdsnn"]
+    for row in rows:
+        assert row["sides"].keys() == {"ours", "plain"}
+        assert row["sides"]["ours"]["ours_faster"] == 1
+        assert all(side["images_per_second"] > 0 and side["memory_mib"] >= 0 for side in row["sides"].values())
+
+
+def test_neurons_compares_equal_spikes(measured):
+    rows = measured("neurons")["rows"]
+    assert len(rows) == 9 and all(row["ratio"] > 0 for row in rows)
+
+
+@pytest.mark.parametrize("name", ["dag", "neurons", "startup", "throughput"])
+def test_help_explains_every_benchmark(measured, capsys, name):
+    with pytest.raises(SystemExit, match="0"):
+        measured(name, "--help")
+    assert f"python benchmarks/{name}.py" in capsys.readouterr().out

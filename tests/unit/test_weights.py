@@ -1,0 +1,234 @@
+"""Published weights from a folder of the user's: checked, stored without pickle, evaluated; no network is touched."""
+
+import hashlib
+import json
+import os
+import socket
+
+import numpy as np
+import pytest
+import torch
+
+from bkdsnn import checkpoint, data, models, paper, streams
+from bkdsnn.errors import UserError
+from bkdsnn.execute import execute
+from bkdsnn.runs import RunFolder
+from bkdsnn.spec import Pretrained
+from bkdsnn.weights import fetch, stored
+
+CPU = torch.device("cpu")
+NAME = "torchvision/ResNet18_Weights.IMAGENET1K_V1"
+FILE = "resnet18-f37072fd.pth"
+TEACHER = paper.plan("table2c", "smoke").cell("ann", "resnet18-imagenet").runs[0]
+STUDENT = paper.plan("table2c", "smoke").cell("bkdsnn", "resnet18-imagenet").runs[0]
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    """Every attempt to reach the network fails, and the test with it unless it expects that."""
+
+    def refuse(*_, **__):
+        raise OSError("the network was touched")
+
+    for name in ("connect", "connect_ex"):
+        monkeypatch.setattr(socket.socket, name, refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+def network():
+    """The teacher of the smoke scale with statistics of its norms that are not the initial ones."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(streams.key(1, "init"))
+        net = models.build(TEACHER.network, TEACHER.dataset.classes)
+        for layer in net.modules():
+            if isinstance(layer, torch.nn.BatchNorm2d):
+                layer.running_mean.normal_(0, 0.1)
+                layer.running_var.uniform_(0.5, 2)
+    return net.eval()
+
+
+def publish(folder, content):
+    """Save `content` as the publisher of the weights does; return the weights with the checksum of this file."""
+    folder.mkdir(exist_ok=True)
+    torch.save(content, folder / FILE)
+    return Pretrained(name=NAME, sha256=hashlib.sha256((folder / FILE).read_bytes()).hexdigest())
+
+
+def evaluation(pretrained):
+    """The run that evaluates these weights, as a teacher of the paper scale on embedded data."""
+    return TEACHER.model_copy(update={"recipe": None, "source": pretrained})
+
+
+def run(spec, folder):
+    """Prepare the data and carry out the run; return its folder."""
+    data.prepare(spec.dataset, None, folder / "data" / f"{spec.dataset.name}.json")
+    execute(spec, folder, folder / "resources", CPU, None)
+    return RunFolder(folder / "runs", spec).path
+
+
+def take(pretrained, folder):
+    """Fetch from `folder / 'mine'` to where runs expect the weights; return that file."""
+    target = stored(folder / "resources" / "weights", pretrained)
+    fetch(pretrained, target, folder / "mine")
+    return target
+
+
+def without_counters(tensors):
+    """A state dict as torchvision's files of 2017 have it."""
+    return {key: value for key, value in tensors.items() if not key.endswith("num_batches_tracked")}
+
+
+@pytest.mark.parametrize("form", [dict, without_counters])
+def test_weights_with_the_right_checksum_are_stored_and_evaluated(tmp_path, form):
+    net = network()
+    pretrained = publish(tmp_path / "mine", form(net.state_dict()))
+    target = take(pretrained, tmp_path)
+    tensors, header = checkpoint.read_tensors(target)
+    assert header == {"sha256": pretrained.sha256, "name": NAME}
+    assert tensors.keys() == form(net.state_dict()).keys()
+    assert all(torch.equal(tensors[key], value) for key, value in form(net.state_dict()).items())
+    assert [path.name for path in target.parent.iterdir()] == ["torchvision-ResNet18_Weights.IMAGENET1K_V1.safetensors"]
+
+    spec = evaluation(pretrained)
+    path = run(spec, tmp_path)
+    loader = data.open_data(
+        spec.dataset,
+        tmp_path / "data" / f"{spec.dataset.name}.json",
+        batch_size=100,
+        augment=TEACHER.recipe.augment,
+        seed=0,
+        device=CPU,
+    )
+    with torch.no_grad():
+        predicted = torch.cat([net(images).logits[0].argmax(1) for images, _ in loader.test()])
+    assert np.array_equal(np.load(path / "predictions.npz")["predicted"], predicted.numpy())
+    assert json.loads((path / "metrics.json").read_text())["epochs"] == 0
+    assert "-pretrained-" in path.name
+
+
+def test_a_student_learns_from_published_weights(tmp_path):
+    pretrained = publish(tmp_path / "mine", network().state_dict())
+    take(pretrained, tmp_path)
+    teacher = evaluation(pretrained)
+    run(teacher, tmp_path)
+    path = run(STUDENT.model_copy(update={"teacher": teacher}), tmp_path)
+    losses = json.loads((path / "history.jsonl").read_text())["losses"]
+    assert losses.keys() == {"ce", "ld", "bkd"} and losses["bkd"] > 0
+
+
+def test_the_checksum_is_part_of_the_identity_and_the_folder_is_not(tmp_path):
+    first, again = (publish(tmp_path / name, {"fc.bias": torch.zeros(2)}) for name in ("mine", "elsewhere"))
+    other = publish(tmp_path / "mine", {"fc.bias": torch.ones(2)})
+    assert evaluation(first).digest == evaluation(again).digest != evaluation(other).digest
+
+
+def refused(pretrained, folder, message):
+    """Fetching raises one UserError with `message` and writes nothing."""
+    with pytest.raises(UserError, match=message):
+        take(pretrained, folder)
+    assert not (folder / "resources").exists()
+
+
+def test_a_file_with_another_checksum_is_refused(tmp_path):
+    pretrained = publish(tmp_path / "mine", network().state_dict())
+    found = pretrained.sha256[:8]
+    with (tmp_path / "mine" / FILE).open("r+b") as stream:
+        stream.seek(-1, os.SEEK_END)
+        stream.write(b"x")
+    expected = pretrained.model_copy(update={"sha256": found})
+    refused(expected, tmp_path, rf"{FILE}: SHA-256 begins [0-9a-f]{{8}}, expected {found} for '{NAME}'")
+
+
+def test_a_missing_file_is_named_with_the_key_to_set(tmp_path):
+    (tmp_path / "mine").mkdir()
+    pretrained = Pretrained(name=NAME, sha256="f37072fd")
+    refused(pretrained, tmp_path, rf"mine/{FILE}: no such file; expected the weights '{NAME}' \(key 'weights.root'\)")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("timm/vit_base", "unknown publisher 'timm', expected torchvision"),
+        ("ResNet18_Weights.IMAGENET1K_V1", "unknown publisher 'ResNet18_Weights.IMAGENET1K_V1'"),
+        ("torchvision/ResNet18_Weights.IMAGENET1K_V9", "torchvision has no such weights"),
+        ("torchvision/ResNet17_Weights.IMAGENET1K_V1", "torchvision has no such weights"),
+        ("torchvision/nonsense", "torchvision has no such weights"),
+    ],
+)
+def test_weights_that_nobody_publishes_are_refused(tmp_path, name, message):
+    refused(Pretrained(name=name, sha256="f37072fd"), tmp_path, rf"weights '{name}': {message}")
+
+
+class Payload:
+    """What runs a command when it is unpickled without restrictions."""
+
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return os.system, (f"touch {self.path}",)
+
+
+def test_a_file_that_would_run_a_command_is_refused_and_nothing_runs(tmp_path):
+    pretrained = publish(tmp_path / "mine", {"fc.weight": Payload(tmp_path / "ran")})
+    refused(pretrained, tmp_path, rf"{FILE}: damaged, or holds more than tensors; expected a state dict")
+    assert not (tmp_path / "ran").exists()
+    torch.load(tmp_path / "mine" / FILE, weights_only=False)
+    assert (tmp_path / "ran").exists()  # the payload works
+
+
+@pytest.mark.parametrize("content", [[torch.zeros(1)], {"state_dict": {"fc.bias": torch.zeros(1)}}, {"epoch": 3}])
+def test_a_file_that_is_no_state_dict_is_refused(tmp_path, content):
+    refused(publish(tmp_path / "mine", content), tmp_path, rf"{FILE}: expected a state dict, a tensor by name")
+
+
+@pytest.mark.parametrize("keep", [0, 10, 1000])
+def test_a_truncated_file_is_refused_even_if_its_checksum_is_expected(tmp_path, keep):
+    publish(tmp_path / "mine", network().state_dict())
+    content = (tmp_path / "mine" / FILE).read_bytes()[:keep]
+    (tmp_path / "mine" / FILE).write_bytes(content)
+    refused(Pretrained(name=NAME, sha256=hashlib.sha256(content).hexdigest()), tmp_path, rf"{FILE}: damaged")
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"fc.weight": torch.zeros(7, 8)}, r"'fc.weight' has shape \(7, 8\), expected \(100, 8\)"),
+        ({"extra": torch.zeros(1)}, r"has unknown tensor 'extra' \(1 in all\)"),
+    ],
+)
+def test_weights_of_another_network_are_named_with_both_shapes(tmp_path, change, message):
+    pretrained = publish(tmp_path / "mine", {**network().state_dict(), **change})
+    target = take(pretrained, tmp_path)
+    with pytest.raises(UserError, match=rf"{target.name}: {message}"):
+        run(evaluation(pretrained), tmp_path)
+
+
+def test_an_absent_tensor_is_named(tmp_path):
+    tensors = network().state_dict()
+    pretrained = publish(tmp_path / "mine", {key: tensors[key] for key in tensors if key != "bn1.running_var"})
+    take(pretrained, tmp_path)
+    with pytest.raises(UserError, match=r"lacks tensor 'bn1.running_var' \(1 in all\)"):
+        run(evaluation(pretrained), tmp_path)
+
+
+def test_stored_weights_made_from_another_file_are_refused(tmp_path):
+    first = publish(tmp_path / "mine", network().state_dict())
+    target = take(first, tmp_path)
+    second = Pretrained(name=NAME, sha256="0" * 64)
+    assert target == stored(tmp_path / "resources" / "weights", second)
+    with pytest.raises(UserError, match=rf"made from SHA-256 {first.sha256}, expected 0{{64}}; delete it"):
+        run(evaluation(second), tmp_path)
+
+
+def test_stored_weights_that_were_never_fetched_are_named(tmp_path):
+    with pytest.raises(UserError, match=r"torchvision-ResNet18_Weights\.IMAGENET1K_V1\.safetensors: no such file"):
+        run(evaluation(Pretrained(name=NAME, sha256="f37072fd")), tmp_path)
+
+
+def test_without_a_network_the_message_says_how_to_do_without(tmp_path):
+    target = stored(tmp_path, Pretrained(name=NAME, sha256="f37072fd"))
+    message = rf"cannot download https://\S+/{FILE}: .*; download it yourself and set 'weights.root'"
+    with pytest.raises(UserError, match=message):
+        fetch(Pretrained(name=NAME, sha256="f37072fd"), target, None)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,120 @@
+"""Mistakes of a user of the workflow: one message that says what to do, and nothing that exists is touched."""
+
+import shutil
+
+import pytest
+from calls import repository, results, snakemake
+
+from bkdsnn import paper
+
+pytestmark = pytest.mark.workflow
+
+TEACHER = paper.plan("table2a", "smoke").cell("ann", "resnet20-cifar10").runs[0].name
+PREAMBLE = ("Using workflow specific profile", "Config file ", "WorkflowError in file ", '  File "')
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("begun")
+    target = f"results/smoke/runs/{TEACHER}/metrics.json"
+    ended = snakemake(folder, "--cores", "1", target, "--config", "scale=smoke")
+    assert ended.returncode == 0 and (folder / target).exists(), ended.stdout
+    return folder
+
+
+@pytest.fixture
+def begun(prepared, tmp_path):
+    """A folder that already has a data manifest and a trained network."""
+    return shutil.copytree(prepared, tmp_path / "begun")
+
+
+MISTAKES = {
+    "scal=smoke": "unknown key 'scal' (did you mean 'scale'?); expected one of: data, device, neurons, scale, seeds",
+    "scale=smok": "unknown scale 'smok' in config/config.yaml or --config (did you mean 'smoke'?); expected one of: ",
+    "seeds=[]": "'seeds': expected at least one seed, all different and none negative, such as [0, 1, 2], found []",
+    "seeds=0,1": "'seeds': Input should be a list, found '0,1'",
+    "seeds=one": "'seeds': Input should be a list, found 'one'",
+    "seeds=[one]": "'seeds.0': Input should be a valid integer",
+    "neurons=paper": "'reference' or 'paper-text', found 'paper' (did you mean 'paper-text'?)",
+    "device=gpu": "'device': String should match pattern '^(auto|cpu|cuda(:\\d+)?)$', found 'gpu'",
+    "data=/images": "'data': Input should be a mapping, found '/images'",
+    "data={rot: /images}": "unknown key 'data.rot' (did you mean 'root'?); expected one of: root",
+}
+
+
+def message(output):
+    """The lines that are not Snakemake's own."""
+    return [line for line in output.splitlines() if not line.startswith(PREAMBLE)]
+
+
+@pytest.mark.parametrize("setting", MISTAKES)
+def test_a_wrong_setting_is_named_in_one_line(begun, setting):
+    before = results(begun)
+    ended = snakemake(begun, "--cores", "1", "table2a", "--config", "scale=smoke", setting)
+    assert ended.returncode == 1
+    said = message(ended.stdout)
+    assert len(said) == 1 and MISTAKES[setting] in said[0]
+    assert results(begun) == before
+
+
+def test_an_unknown_table_is_named(begun):
+    before = results(begun)
+    ended = snakemake(begun, "--cores", "1", "table2d", "--config", "scale=smoke")
+    assert ended.returncode == 1
+    assert "No rule to produce table2d" in ended.stdout and "Traceback" not in ended.stdout
+    assert results(begun) == before
+
+
+def test_a_mistake_in_a_table_names_file_and_key(begun, tmp_path):
+    clone = repository(tmp_path / "clone")
+    table = clone / "config" / "paper" / "table2c.yaml"
+    table.write_text(table.read_text().replace("method: stbp-tdbn,", "method: stbp-tbdn,"))
+    before = results(begun)
+    ended = snakemake(begun, "--cores", "1", "table2a", "--config", "scale=smoke", root=clone)
+    assert ended.returncode == 1
+    said = message(ended.stdout)
+    assert len(said) == 1 and "unknown method 'stbp-tbdn' in config/methods.yaml (did you mean 'stbp-tdbn'?)" in said[0]
+    assert results(begun) == before
+
+
+ABSENT = {
+    "no root": ([], "needs data that you must supply, and no data root is set"),
+    "empty root": (["data={{root: {0}}}"], "the folder {0}/cifar-10-batches-bin is missing"),
+}
+LAYOUT = {
+    "cifar10": "cifar-10-batches-bin/{data_batch_1.bin,data_batch_2.bin,",
+    "cifar100": "cifar-100-binary/{train.bin,test.bin}",
+}
+
+
+def error_lines(output: str) -> list[str]:
+    return [line for line in output.splitlines() if line.startswith("error: ")]
+
+
+@pytest.mark.parametrize("case", ABSENT)
+def test_missing_data_are_told_before_anything_is_trained(begun, tmp_path, case):
+    settings, problem = ABSENT[case]
+    before = results(begun)
+    settings = [setting.format(tmp_path) for setting in settings]
+    ended = snakemake(begun, "--cores", "2", "table2a", "--config", "scale=paper", *settings)
+    assert ended.returncode == 1 and "Traceback" not in ended.stdout
+    errors = error_lines(ended.stdout)
+    assert len(errors) == 2 and problem.format(tmp_path) in "".join(errors)
+    for line, (dataset, layout) in zip(sorted(errors), LAYOUT.items()):
+        assert line.startswith(f"error: dataset '{dataset}': ") and layout in line
+        for part in ("https://www.cs.toronto.edu/~kriz/cifar.html", "data.root", "BKDSNN_DATA_ROOT"):
+            assert part in line
+    assert {path.name for path in (begun / "results" / "paper" / "logs").iterdir()} == {"dataset"}
+    assert not (begun / "results" / "paper" / "runs").exists()
+    assert before.items() <= results(begun).items()
+
+
+def test_a_data_root_that_does_not_exist_is_named(begun, tmp_path):
+    before = results(begun)
+    root = f"data={{root: {tmp_path / 'nowhere'}}}"
+    ended = snakemake(begun, "--cores", "2", "table2a", "--config", "scale=paper", root)
+    assert ended.returncode == 1 and "Traceback" not in ended.stdout
+    message = f"error: 'data.root' (or BKDSNN_DATA_ROOT): no such folder: {tmp_path / 'nowhere'}"
+    assert set(error_lines(ended.stdout)) == {message}
+    assert not (begun / "results" / "paper" / "runs").exists()
+    assert before.items() <= results(begun).items()

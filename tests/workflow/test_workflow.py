@@ -1,0 +1,196 @@
+"""The workflow from configuration to tables: what it would do, what it leaves, what it makes again."""
+
+import csv
+import fcntl
+import json
+import os
+import re
+import shutil
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import yaml
+from calls import jobs, repository, results, snakemake
+
+from bkdsnn import paper
+
+pytestmark = pytest.mark.workflow
+
+# By hand: runs = seeds x (cells + source ANNs of conversions). Of 40 (2a) and 30 (2c) a seed, 4 and 3 are teachers and
+# as many conversions. The three published teachers of the paper scale are evaluated once.
+JOBS = {  # dataset, published_weights, teacher, student, evaluation, table
+    ("table2a", "smoke"): (2, 0, 4, 32, 4, 1),
+    ("table2a", "demo"): (2, 0, 8, 64, 8, 1),
+    ("table2a", "lite"): (2, 0, 12, 96, 12, 1),
+    ("table2a", "paper"): (2, 0, 12, 96, 12, 1),
+    ("table2c", "smoke"): (1, 0, 3, 24, 3, 1),
+    ("table2c", "demo"): (1, 0, 6, 48, 6, 1),
+    ("table2c", "lite"): (1, 0, 9, 72, 9, 1),
+    ("table2c", "paper"): (1, 3, 0, 72, 12, 1),
+    ("all", "smoke"): (2, 0, 7, 56, 7, 2),
+    ("all", "demo"): (3, 0, 14, 112, 14, 2),
+    ("all", "lite"): (3, 0, 21, 168, 21, 2),
+    ("all", "paper"): (3, 3, 12, 168, 24, 2),
+}
+RULES = ("dataset", "published_weights", "teacher", "student", "evaluation", "table")
+SMOKE = ("--config", "scale=smoke")
+PARTS = ("history.jsonl", "metrics.json", "predictions.npz", "provenance.json", "spec.json", "weights.safetensors")
+
+
+class Finished(NamedTuple):
+    """A folder in which every table was made at smoke scale, and what was printed meanwhile."""
+
+    folder: Path
+    output: str
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """Run the whole workflow once, whatever the number of test processes. Tests that change anything take `copy`."""
+    base = tmp_path_factory.getbasetemp()
+    shared = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "finished"
+    shared.mkdir(exist_ok=True)
+    record = shared / "ended.json"
+    with (shared / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not record.exists():
+            ended = snakemake(shared / "folder", "--cores", "2", "all", *SMOKE)
+            record.write_text(json.dumps([ended.returncode, ended.stdout]))
+    code, output = json.loads(record.read_text())
+    assert code == 0, output
+    return Finished(shared / "folder", output)
+
+
+@pytest.fixture
+def copy(finished, tmp_path):
+    """A copy of the finished folder, with Snakemake's own records."""
+    return shutil.copytree(finished.folder, tmp_path / "copy")
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A copy of the repository."""
+    return repository(tmp_path / "clone")
+
+
+@pytest.mark.parametrize(("target", "scale"), JOBS)
+def test_a_dry_run_counts_the_jobs_of_each_rule(target, scale, tmp_path):
+    ended = snakemake(tmp_path, "--dry-run", target, "--config", f"scale={scale}")
+    assert ended.returncode == 0, ended.stdout
+    expected = {rule: count for rule, count in zip(RULES, JOBS[target, scale]) if count}
+    assert jobs(ended.stdout) == {**expected, target: 1}
+    assert not (tmp_path / "results").exists()
+
+
+def test_the_targets_are_the_tables_and_all(tmp_path):
+    ended = snakemake(tmp_path, "--list-target-rules")
+    assert ended.returncode == 0, ended.stdout
+    assert {"table2a", "table2c", "all"} <= set(ended.stdout.splitlines())
+
+
+def test_the_linter_finds_nothing(tmp_path):
+    ended = snakemake(tmp_path, "--lint")
+    assert ended.returncode == 0, ended.stdout
+    assert "your workflow is in a good condition" in ended.stdout
+
+
+@pytest.mark.parametrize("table", paper.table_names())
+def test_every_cell_is_measured(finished, table):
+    tables = finished.folder / "results" / "smoke" / "tables"
+    with (tables / f"{table}.csv").open(newline="") as stream:
+        cells = list(csv.DictReader(stream))
+    plan = paper.plan(table, "smoke")
+    assert [(cell["method"], cell["column"]) for cell in cells] == [(c.row.method, c.column.key) for c in plan.cells]
+    for cell in cells:
+        assert (cell["state"], cell["n"], cell["planned"], cell["seeds"]) == ("measured", "1", "1", "0")
+        assert 0 <= float(cell["mean"]) <= 100
+    for suffix in ("md", "tex"):
+        assert plan.scale.note.strip() in (tables / f"{table}.{suffix}").read_text()
+
+
+def test_every_run_leaves_its_artefacts_and_no_checkpoints(finished):
+    runs = finished.folder / "results" / "smoke" / "runs"
+    planned = paper.all_runs("smoke")
+    assert {path.name for path in runs.iterdir()} == planned.keys()
+    for name, spec in planned.items():
+        assert {path.name for path in (runs / name).iterdir()} == set(PARTS)
+        metrics = json.loads((runs / name / "metrics.json").read_text())
+        history = (runs / name / "history.jsonl").read_text().splitlines()
+        correct = np.load(runs / name / "predictions.npz")["correct"]
+        assert metrics["spec"] == spec.digest
+        assert metrics["epochs"] == len(history) == (spec.recipe.epochs if spec.recipe else 0)
+        assert metrics["top1"]["last"] == 100 * correct.mean()
+
+
+def test_progress_is_told(finished):
+    lines = finished.output.splitlines()
+    for name, spec in paper.all_runs("smoke").items():
+        said = [line.removeprefix(f"{name}: ") for line in lines if line.startswith(f"{name}: ")]
+        assert re.fullmatch(r"on .*, 1 threads", said[0])
+        epoch = r"epoch 1/1, .*top-1 \d+\.\d\d %, done" if spec.recipe else r"top-1 \d+\.\d\d %"
+        assert re.fullmatch(epoch, said[1])
+    counted = re.findall(r"^(\d+) of 75 steps \(\d+%\) done$", finished.output, flags=re.MULTILINE)
+    assert counted == [str(step) for step in range(1, 76)]
+    assert "table2a at scale smoke: 36 cells, 36 measured" in lines
+    assert "table2c at scale smoke: 27 cells, 27 measured" in lines
+
+
+def test_each_run_has_a_log_of_its_own(finished):
+    logs = finished.folder / "results" / "smoke" / "logs" / "runs"
+    for name in paper.all_runs("smoke"):
+        assert re.search(rf"^\d{{4}}-\d\d-\d\d .* INFO {name}: ", (logs / f"{name}.log").read_text())
+
+
+def test_a_second_call_has_nothing_to_do(copy):
+    before = results(copy)
+    ended = snakemake(copy, "--cores", "2", "all", *SMOKE)
+    assert ended.returncode == 0 and jobs(ended.stdout) == {}
+    assert results(copy) == before
+
+
+def test_a_result_that_was_deleted_is_made_again_and_nothing_else(copy):
+    before = results(copy)
+    run = f"results/smoke/runs/{paper.plan('table2a', 'smoke').cell('bkdsnn', 'resnet20-cifar10').runs[0].name}"
+    (copy / run / "metrics.json").unlink()
+    ended = snakemake(copy, "--cores", "2", "all", *SMOKE)
+    assert ended.returncode == 0, ended.stdout
+    assert jobs(ended.stdout) == {"student": 1, "table": 1, "all": 1}
+    after = results(copy)
+    changed = {path for path in after if after[path] != before.get(path)}
+    assert after.keys() == before.keys()
+    assert changed >= {f"{run}/{name}" for name in PARTS}
+    assert all(Path(run).name in path or "/table2a." in path for path in changed)
+    for path in (f"{run}/weights.safetensors", f"{run}/predictions.npz", "results/smoke/tables/table2a.csv"):
+        assert after[path][1] == before[path][1]
+
+
+def test_another_seed_adds_only_its_own_runs(copy):
+    ended = snakemake(copy, "--dry-run", "all", *SMOKE, "seeds=[0,1]")
+    assert ended.returncode == 0, ended.stdout
+    assert jobs(ended.stdout) == {"teacher": 7, "student": 56, "evaluation": 7, "table": 2, "all": 1}
+
+
+def test_edited_sources_make_nothing_stale(copy, clone):
+    for path in [*clone.rglob("*.py"), *clone.rglob("*.smk"), clone / "Snakefile"]:
+        path.write_text(path.read_text() + "\n# edited\n")
+    ended = snakemake(copy, "--dry-run", "all", *SMOKE, root=clone)
+    assert ended.returncode == 0 and jobs(ended.stdout) == {}
+
+
+def test_device_and_folders_make_nothing_stale(copy, tmp_path):
+    ended = snakemake(copy, "--dry-run", "all", *SMOKE, "device=cpu", f"data={{root: {tmp_path}}}")
+    assert ended.returncode == 0 and jobs(ended.stdout) == {}
+
+
+def test_a_method_of_ones_own_is_one_more_row(copy, clone):
+    table = clone / "config" / "paper" / "table2c.yaml"
+    content = yaml.safe_load(table.read_text())
+    content["rows"].append({"group": "with-kd", "method": "ld", "timesteps": 4, "paper": [None] * 3})
+    table.write_text(yaml.safe_dump(content))
+    ended = snakemake(copy, "--dry-run", "all", *SMOKE, root=clone)
+    assert ended.returncode == 0, ended.stdout
+    assert jobs(ended.stdout) == {"student": 3, "table": 1, "all": 1}
+    whole = snakemake(copy / "empty", "--dry-run", "table2c", *SMOKE, root=clone)
+    assert jobs(whole.stdout) == {"dataset": 1, "teacher": 3, "student": 27, "evaluation": 3, "table": 1, "table2c": 1}
