@@ -1,0 +1,264 @@
+"""Training steps per second and their memory: ours against the plain spikingjelly step that a user would write.
+
+    python benchmarks/throughput.py --device cpu
+    python benchmarks/throughput.py --device cuda
+
+plain   spikingjelly's network (its zoo's, or its blocks where the zoo has none), every image repeated T times,
+        membranes reset each step, torch's default memory format; on a GPU under bf16 autocast, which in spikingjelly
+        2.0.0 makes its neurons fall back to a loop in Python
+fused   on a GPU only: the same, prepared for bf16 by spikingjelly, so that its fused neurons run
+ours    the student and the step of `bkdsnn.train`
+
+Each with the task loss alone and with BKDSNN. Teacher and loss terms are ours on every side. All sides have the same
+weights; their losses and gradients are compared in float64 before anything is timed. Memory is what a step needs at
+its peak above what lies there between steps.
+"""
+
+from __future__ import annotations
+
+import copy
+import ctypes
+import functools
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import harness
+import reference
+import torch
+from spikingjelly.activation_based.precision import prepare_model_for_precision
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from bkdsnn import devices, models, paper, streams, train
+from bkdsnn.distill import Criterion
+from bkdsnn.models.neurons import Spiking
+from bkdsnn.spec import RunSpec
+
+STEPS = {"cpu": 1, "cuda": 10}  # in one measurement; a GPU is waited for at its end
+WARM_UP = 3  # rounds that measure memory before others measure time
+LR = 1e-6  # so small that the networks timed are those compared
+CHECKED = (2, 32)  # images, and their greatest size, in the comparison
+MATRIX = 8192  # rows and columns of the bf16 product that gives the peak
+
+
+class Case(NamedTuple):
+    """A network of a table at a scale; `size` in pixels and `batch` replace those of the scale."""
+
+    table: str
+    scale: str
+    column: str
+    size: int | None = None
+    batch: int | None = None
+
+
+CASES = {
+    "cpu": {
+        "demo-R18": Case("table2c", "demo", "resnet18-imagenet"),
+        "demo-R50": Case("table2c", "demo", "resnet50-imagenet"),
+        "demo-R20": Case("table2a", "demo", "resnet20-cifar10"),
+        "demo-R19": Case("table2a", "demo", "resnet19-cifar10"),
+        "R18-64px": Case("table2c", "paper", "resnet18-imagenet", size=64, batch=8),
+    },
+    "cuda": {
+        "R18-224px": Case("table2c", "paper", "resnet18-imagenet", batch=128),
+        "R50-224px": Case("table2c", "paper", "resnet50-imagenet", batch=64),
+        "R19-32px": Case("table2a", "paper", "resnet19-cifar10"),
+        "R20-32px": Case("table2a", "paper", "resnet20-cifar10"),
+    },
+}
+
+
+class Side:
+    """A student with its criterion and teacher, and the step of the loop in `bkdsnn.train`."""
+
+    def __init__(self, spec: RunSpec, student: nn.Module, criterion: Criterion, teacher: models.ResNet | None) -> None:
+        self.spec, self.student, self.criterion, self.teacher = spec, student, criterion, teacher
+        self.parts = nn.ModuleList(part for part in (student, criterion, teacher) if part is not None)
+        self.ours = isinstance(student, models.ResNet)
+
+    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Return the training loss of images (B, 3, H, W) with labels (B,)."""
+        outputs = self.student(images, self.criterion.taps)
+        target = train.imitated(self.teacher, images, self.criterion.teacher_taps)
+        losses = self.criterion(outputs, target, labels, streams.generator(self.spec.seed, "blur", 0, 0))
+        return torch.stack(list(losses.values())).sum()
+
+    def steps(self, images: Tensor, labels: Tensor) -> Callable[[], None]:
+        """Return a function that makes `STEPS` steps; cuDNN is deterministic on our side, as in the trainer."""
+        device, recipe = images.device, self.spec.recipe
+        optimizer = train.make_optimizer(recipe, [*self.student.parameters(), *self.criterion.parameters()])
+
+        def run() -> None:
+            torch.backends.cudnn.deterministic = self.ours
+            for _ in range(STEPS[device.type]):
+                with torch.autocast(device.type, train.DTYPES[recipe.precision], enabled=device.type == "cuda"):
+                    loss = self.loss(images, labels)
+                loss.backward()
+                optimizer.step()
+                optimizer.zero_grad(set_to_none=True)
+            if device.type == "cuda":
+                torch.cuda.synchronize(device)
+
+        return run
+
+    def evidence(self, images: Tensor, labels: Tensor) -> tuple[float, float]:
+        """Return the loss in float64, and the norm of its gradient at the first weights, behind all others."""
+        self.parts.double()
+        loss = self.loss(images.double(), labels)
+        loss.backward()
+        norm = next(self.student.parameters()).grad.norm()
+        for part in self.parts:
+            part.float().zero_grad()
+        return loss.item(), norm.item()
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Measure, print and write."""
+    parser = harness.parser(__doc__, rounds=15)
+    parser.add_argument("--device", default="cpu", choices=list(CASES), help="cpu or cuda (default: cpu)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
+    names = [name for cases in CASES.values() for name in cases]
+    parser.add_argument("--cases", nargs="+", choices=names, help="some of the device's cases (default: all)")
+    options = parser.parse_args(arguments)
+    machine = harness.machine()
+    device = devices.choose(options.device, options.threads)
+    peak = matrix_peak(device) if device.type == "cuda" else None
+    about = {"machine": machine, "hardware": devices.describe(device), "bf16_tflops": peak}
+    cases = CASES[options.device]
+    rows: list[dict[str, Any]] = []
+    for name in options.cases or cases:
+        for spec in specs(cases[name], device):
+            rows.append({"case": name, "loss": spec.method, **measure(spec, device, options.rounds, peak)})
+            harness.finish("throughput", options.device, options.out, rows, **about)  # a later failure loses nothing
+            print(f"{name}, {spec.method}: measured", flush=True)
+    harness.show([printed(row) for row in rows])
+    if peak:
+        print(f"bf16 product: {peak:.0f} TFLOP/s; our neurons: {sorted({row['our_neurons'] for row in rows})}")
+
+
+def specs(case: Case, device: torch.device) -> list[RunSpec]:
+    """Return the run of that case without and with distillation; on a GPU in bf16."""
+    run = paper.plan(case.table, case.scale, seeds=[0]).cell("bkdsnn", case.column).runs[0]
+    batch, precision = case.batch or run.recipe.batch_size, "bf16" if device.type == "cuda" else "fp32"
+    recipe = run.recipe.model_copy(update={"batch_size": batch, "lr": LR, "precision": precision})
+    dataset = run.dataset.model_copy(update={"image_size": case.size or run.dataset.image_size})
+    distilled = run.model_copy(update={"dataset": dataset, "recipe": recipe})
+    return [distilled.model_copy(update={"distill": (), "teacher": None}), distilled]
+
+
+def measure(spec: RunSpec, device: torch.device, rounds: int, peak: float | None) -> dict[str, Any]:
+    """Compare all sides, then time them in turn; `peak` of the device in TFLOP/s, None on a CPU."""
+    torch.manual_seed(0)
+    batch, size = spec.recipe.batch_size, spec.dataset.image_size
+    images, labels = torch.randn(batch, 3, size, size), torch.randint(spec.dataset.classes, (batch,))
+    sides = build(spec, device)
+    compare(sides, images, labels)
+    steps = {name: side.steps(images.to(device), labels.to(device)) for name, side in placed(sides, device).items()}
+    memory = harness.in_turn(
+        {name: functools.partial(extra_memory, run, device) for name, run in steps.items()}, WARM_UP
+    )
+    seconds = harness.in_turn({name: harness.clocked(run) for name, run in steps.items()}, rounds)
+    flops = count_flops(steps["ours"]) if peak else 0
+    found = {}
+    for name, took in seconds.items():
+        each = harness.spread([second / STEPS[device.type] for second in took])
+        found[name] = {
+            "seconds": each,
+            "images_per_second": batch / each["median"],
+            "memory_mib": statistics.median(memory[name]),
+        }
+        found[name]["ours_faster"] = harness.ratio(took, seconds["ours"])
+        if peak:
+            found[name]["peak_share"] = flops / each["median"] / peak / 1e12
+    neurons = next(part for part in sides["ours"].student.modules() if isinstance(part, Spiking))
+    shape = {"batch": batch, "size": size, "timesteps": spec.network.timesteps}
+    return {**shape, "our_neurons": neurons.implementation(device), "sides": found}
+
+
+def build(spec: RunSpec, device: torch.device) -> dict[str, Side]:
+    """Return all sides with the same weights, on the CPU; they share the teacher, which nothing changes."""
+    teacher = None
+    if spec.teacher:
+        teacher = models.build(spec.teacher.network, spec.dataset.classes).requires_grad_(False).eval()
+    student, criterion = train.build(spec, teacher, torch.device("cpu"))
+    sides = {"ours": Side(spec, student, criterion, teacher)}
+    for name in ("plain", "fused") if device.type == "cuda" else ("plain",):
+        other = reference.Reference(spec.network, spec.dataset.classes)
+        other.net.load_state_dict(student.state_dict())
+        sides[name] = Side(spec, other, copy.deepcopy(criterion), teacher)
+    return sides
+
+
+def compare(sides: dict[str, Side], images: Tensor, labels: Tensor) -> None:
+    """Assert that losses and gradients agree; in float64, where rounding does not decide whether a neuron fires."""
+    count, size = CHECKED
+    found = {name: side.evidence(images[:count, :, :size, :size], labels[:count]) for name, side in sides.items()}
+    for name in found:
+        torch.testing.assert_close(found[name], found["ours"], rtol=1e-9, atol=0, msg=lambda text: f"{found}: {text}")
+
+
+def placed(sides: dict[str, Side], device: torch.device) -> dict[str, Side]:
+    """Move all sides to the device; prepare the fused one the way spikingjelly documents."""
+    for name, side in sides.items():
+        side.parts.to(device)
+        if name == "fused":
+            precision = {"mode": "bf16", "neuron_storage": "bf16"}
+            side.student.net = prepare_model_for_precision(side.student.net, device, precision).model
+    return sides
+
+
+def extra_memory(run: Callable[[], None], device: torch.device) -> float:
+    """Return the MiB that steps need at their peak above what lies there before them."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        before = torch.cuda.memory_allocated(device)
+        run()
+        return (torch.cuda.max_memory_allocated(device) - before) / 2**20
+    ctypes.CDLL(None).malloc_trim(0)
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins again at what is resident now
+    before = resident("VmHWM")
+    run()
+    return resident("VmHWM") - before
+
+
+def resident(field: str) -> float:
+    """Return a memory figure of this process in MiB, from Linux's /proc/self/status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+
+
+def matrix_peak(device: torch.device) -> float:
+    """Return the TFLOP/s of the fastest of some large bf16 matrix products."""
+    a, b = (torch.randn(MATRIX, MATRIX, dtype=torch.bfloat16, device=device) for _ in range(2))
+
+    def product() -> None:
+        torch.mm(a, b)
+        torch.cuda.synchronize(device)
+
+    (seconds,) = harness.in_turn({"product": harness.clocked(product)}, rounds=20).values()
+    return 2 * MATRIX**3 / min(seconds) / 1e12
+
+
+def count_flops(run: Callable[[], None]) -> float:
+    """Return the floating-point operations of one of `STEPS` steps on a GPU, forward and backward."""
+    with FlopCounterMode(display=False) as counter:
+        run()
+    return counter.get_total_flops() / STEPS["cuda"]
+
+
+def printed(row: dict[str, Any]) -> dict[str, Any]:
+    """Return a row as it is shown: what our side does, then each other side beside it."""
+    shown = {"case": row["case"], "loss": row["loss"]}
+    for name, side in row["sides"].items():
+        shown |= {f"{name} images/s": side["images_per_second"], f"{name} MiB": side["memory_mib"]}
+        if "peak_share" in side:
+            shown[f"{name} of peak"] = side["peak_share"]
+        if name != "ours":
+            shown[f"ours/{name}"] = side["ours_faster"]
+    return shown
+
+
+if __name__ == "__main__":
+    main()
