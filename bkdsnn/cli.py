@@ -50,8 +50,9 @@ def data(options: argparse.Namespace) -> None:
     datasets = {spec.dataset.name: spec.dataset for spec in runs.values()}
     if options.dataset not in datasets:
         raise errors.unknown("dataset", options.dataset, datasets, f"scale '{options.scale}'")
-    manifest = options.results / options.scale / "data" / f"{options.dataset}.json"
-    prepare(datasets[options.dataset], data_root(options.root), manifest)
+    dataset = datasets[options.dataset]
+    manifest = options.results / options.scale / "data" / f"{dataset.name}.json"
+    prepare(dataset, None if dataset.embedded else data_root(options.root), manifest)
 
 
 def weights(options: argparse.Namespace) -> None:

@@ -35,7 +35,9 @@ def replacing(path: Path) -> Iterator[Path]:
 
 def unwritable(path: Path, error: OSError) -> UserError:
     """Say which file could not be written, why, and what to do."""
-    return UserError(f"cannot write {path}: {error.strerror or error}; free space or fix the permissions, then rerun")
+    in_the_way = isinstance(error, FileExistsError)
+    reason = f"{error.filename} is no folder" if in_the_way else error.strerror or error
+    return UserError(f"cannot write {path}: {reason}; free space or fix the permissions, then rerun")
 
 
 def write_text(path: Path, text: str) -> None:

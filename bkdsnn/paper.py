@@ -189,10 +189,10 @@ def find_run(name: str, scale: str, config: Path = CONFIG) -> RunSpec:
     runs: dict[str, RunSpec] = {}
     for preset in get_args(Preset):
         runs |= all_runs(scale, seeds=[int(match["seed"])], neurons=preset, config=config)
-    if name not in runs:
-        known = f"`python -m bkdsnn plan <table> --scale {scale}` lists the runs of a table"
-        raise UserError(f"unknown run '{name}' in scale '{scale}'{suggest(name, runs)}; {known}")
-    return runs[name]
+        if name in runs:
+            return runs[name]
+    known = f"`python -m bkdsnn plan <table> --scale {scale}` lists the runs of a table"
+    raise UserError(f"unknown run '{name}' in scale '{scale}'{suggest(name, runs)}; {known}")
 
 
 def all_runs(

@@ -29,10 +29,12 @@ def fetch(pretrained: Pretrained, target: Path, local: Path | None) -> None:
 
     url = _address(pretrained)
     source = local / Path(url).name if local else _download(url, target.with_suffix(".download"))
-    tensors = read_published(source, pretrained)
-    write_tensors(target, tensors, {"sha256": files.sha256(source), "name": pretrained.name})
-    if local is None:
-        source.unlink()
+    try:
+        tensors = read_published(source, pretrained)
+        write_tensors(target, tensors, {"sha256": files.sha256(source), "name": pretrained.name})
+    finally:
+        if local is None:
+            source.unlink(missing_ok=True)
 
 
 def read_published(source: Path, pretrained: Pretrained) -> dict[str, Tensor]:

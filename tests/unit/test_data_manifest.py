@@ -17,7 +17,7 @@ from bkdsnn.spec import Augment, Dataset, Digits
 
 CATALOGUE = yaml.safe_load((Path(__file__).parents[2] / "config" / "datasets.yaml").read_text())
 CIFAR10 = Dataset(name="ten", **{**CATALOGUE["cifar10"], "folder": "c"})
-EMBEDDED = Dataset(name="tiny", **CATALOGUE["smoke-digits-16"])
+EMBEDDED = Dataset(name="tiny", **CATALOGUE["smoke-digits-12"])
 FILES = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
 
 
