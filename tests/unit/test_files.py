@@ -103,7 +103,9 @@ def test_a_folder_without_permission_is_named(forbidden):
 
 def test_a_place_where_no_file_can_be_is_named(old):
     for place in (old / "below", old / "far" / "below", old.parent):
-        with pytest.raises(UserError, match=rf"^cannot write {place}: (.* is no folder|Not a directory|Is a directory);"):
+        with pytest.raises(
+            UserError, match=rf"^cannot write {place}: (.* is no folder|Not a directory|Is a directory);"
+        ):
             files.write_text(place, "new")
     assert is_as_before(old)
 
