@@ -23,7 +23,10 @@ $(READY): requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --no-index -e .
 	touch $(READY)
 
-all table%: $(READY)
+all: $(READY)
+	$(BIN)/snakemake --cores all all $(ARGS)
+
+table%: $(READY)
 	$(BIN)/snakemake --cores all $@ $(ARGS)
 
 lint: $(READY)
