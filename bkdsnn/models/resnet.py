@@ -15,6 +15,7 @@ image; everything after it is folded, (T*B, C, h, w), time-major, and norms see 
 
 from __future__ import annotations
 
+import abc
 import math
 from collections.abc import Sequence
 from typing import Literal
@@ -76,7 +77,7 @@ class ResNet(nn.Module):
         return x.unflatten(0, (self.timesteps, -1))
 
 
-class Residual(nn.Module):
+class Residual(nn.Module, abc.ABC):
     """Base of the blocks: (T*B, inputs, h, w) to (T*B, outputs, h / stride, w / stride)."""
 
     expansion: int
@@ -87,9 +88,9 @@ class Residual(nn.Module):
         self.downsample = _shortcut(network, inputs, outputs, stride)
         self.act = _activation(network)
 
+    @abc.abstractmethod
     def branch(self, x: Tensor) -> Tensor:
         """Return the block's convolutions of `x`, up to the last norm."""
-        raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
         """Join branch and shortcut."""
