@@ -51,16 +51,6 @@ def write_json(path: Path, content: Any) -> None:
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
-def read_json(path: Path) -> Any:
-    """Read JSON; a missing or damaged file raises `UserError`."""
-    try:
-        return json.loads(path.read_text())
-    except OSError as error:
-        raise UserError(f"cannot read {path}: {error.strerror or error}") from error
-    except ValueError as error:
-        raise UserError(f"{path}: not valid JSON ({error}); delete it to have it made again") from error
-
-
 def sha256(path: Path) -> str:
     """SHA-256 of a file, as hex digits."""
     with path.open("rb") as stream:

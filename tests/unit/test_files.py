@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import json
 import os
 import resource
 
@@ -32,7 +33,7 @@ def test_new_content_replaces_the_old_and_leaves_no_other_file(old):
 
 def test_missing_folders_are_made(tmp_path):
     files.write_json(tmp_path / "a" / "b" / "c.json", {"key": [1, None]})
-    assert files.read_json(tmp_path / "a" / "b" / "c.json") == {"key": [1, None]}
+    assert json.loads((tmp_path / "a" / "b" / "c.json").read_text()) == {"key": [1, None]}
 
 
 def test_a_reader_sees_the_old_content_until_the_new_is_complete(old):
@@ -108,20 +109,6 @@ def test_a_place_where_no_file_can_be_is_named(old):
         ):
             files.write_text(place, "new")
     assert is_as_before(old)
-
-
-def test_what_cannot_be_read_is_named(old, tmp_path):
-    with pytest.raises(UserError, match=rf"cannot read {tmp_path / 'none.json'}: No such file or directory"):
-        files.read_json(tmp_path / "none.json")
-    with pytest.raises(UserError, match=rf"{old}: not valid JSON .*; delete it to have it made again"):
-        files.read_json(old)
-    assert is_as_before(old)
-
-
-def test_bytes_that_are_no_text_are_no_json(tmp_path):
-    (tmp_path / "binary.json").write_bytes(b"\xff\xfe\x00")
-    with pytest.raises(UserError, match=r"binary\.json: not valid JSON"):
-        files.read_json(tmp_path / "binary.json")
 
 
 def test_checksum_of_a_file(tmp_path):
