@@ -1,0 +1,56 @@
+"""The vocabulary of the project: what one run is, down to the last number.
+
+Nothing here imports torch: the workflow reads these models at parse time. Symbols follow the paper: T time-steps,
+tau temperature, lambda blur ratio, w_LD and w_BKD loss weights.
+"""
+
+from bkdsnn.spec.base import Strict
+from bkdsnn.spec.data import Augment, Dataset, Digits, Interpolation, ResizedCrop, View
+from bkdsnn.spec.losses import BKD, KDSNN, LD, TET, CrossEntropy, HardLD, LaSNN, TaskLoss, Term
+from bkdsnn.spec.networks import (
+    MetaSpikeformer,
+    Network,
+    Neuron,
+    Quantised,
+    ResNet,
+    Spikformer,
+    Spikingformer,
+    SpikingTransformer,
+    ViT,
+)
+from bkdsnn.spec.recipe import Mix, Recipe
+from bkdsnn.spec.run import RUN_NAME, VERSIONS, Pretrained, RunSpec
+
+__all__ = [
+    "BKD",
+    "KDSNN",
+    "LD",
+    "RUN_NAME",
+    "TET",
+    "VERSIONS",
+    "Augment",
+    "CrossEntropy",
+    "Dataset",
+    "Digits",
+    "HardLD",
+    "Interpolation",
+    "LaSNN",
+    "MetaSpikeformer",
+    "Mix",
+    "Network",
+    "Neuron",
+    "Pretrained",
+    "Quantised",
+    "Recipe",
+    "ResNet",
+    "ResizedCrop",
+    "RunSpec",
+    "Spikformer",
+    "SpikingTransformer",
+    "Spikingformer",
+    "Strict",
+    "TaskLoss",
+    "Term",
+    "ViT",
+    "View",
+]
