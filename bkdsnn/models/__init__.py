@@ -6,29 +6,40 @@ the last being the one before the last layer. Nothing survives a call but the st
 
 from __future__ import annotations
 
+import importlib
+
 import torch
 
 from bkdsnn import spec
-from bkdsnn.models.outputs import Outputs
-from bkdsnn.models.resnet import ResNet
+from bkdsnn.models.outputs import Network, Outputs
 
-__all__ = ["Outputs", "ResNet", "build", "count_parameters", "feature_shapes"]
+__all__ = ["Network", "Outputs", "build", "count_parameters", "feature_shapes"]
+
+_FAMILIES = {  # imported when they are built: the ViT needs timm, which no other run should have to load
+    "resnet": ("resnet", "ResNet"),
+    "spikformer": ("spikformer", "Spikformer"),
+    "spikingformer": ("spikingformer", "Spikingformer"),
+    "meta-spikeformer": ("metaspikeformer", "MetaSpikeformer"),
+    "vit": ("vit", "ViT"),
+}
 
 
-def build(network: spec.Network, classes: int) -> ResNet:
-    """Return the network with weights drawn from torch's global generator; the caller seeds and forks it.
+def build(network: spec.Network, dataset: spec.Dataset) -> Network:
+    """Return the network for that data, its weights drawn from torch's global generator: the caller seeds and forks it.
 
     Raises:
         UserError: the network's form and norm contradict each other.
     """
-    return ResNet(network, classes)
+    module, name = _FAMILIES[network.family]
+    made: Network = getattr(importlib.import_module(f"bkdsnn.models.{module}"), name)(network, dataset)
+    return made
 
 
-def feature_shapes(net: ResNet, image_size: int) -> dict[str, tuple[int, int, int]]:
+def feature_shapes(net: Network, image_size: int) -> dict[str, tuple[int, int, int]]:
     """Return (C, h, w) of every tap for square images, by one forward pass that leaves no trace in `net`."""
     modes = {module: module.training for module in net.modules()}
     with torch.no_grad():
-        features = net.eval()(net.fc.weight.new_zeros(1, 3, image_size, image_size), net.taps).features
+        features = net.eval()(next(net.parameters()).new_zeros(1, 3, image_size, image_size), net.taps).features
     for module, mode in modes.items():
         module.training = mode
     return {tap: (feature.shape[2], feature.shape[3], feature.shape[4]) for tap, feature in features.items()}

@@ -27,17 +27,19 @@ from torch.nn import functional
 from bkdsnn import spec
 from bkdsnn.errors import UserError, unknown
 from bkdsnn.models.neurons import Spiking
-from bkdsnn.models.outputs import Outputs
+from bkdsnn.models.outputs import Network, Outputs
 from bkdsnn.models.quantised import ClipFloor, SpikingClipFloor
 
 
-class ResNet(nn.Module):
+class ResNet(Network):
     """Stem, stages `layer1` .. `layerN`, average pool, fully connected head.
 
     `taps` names the outputs of the stages, `stage1` .. `stageN`; the last is the feature before the last layer.
     """
 
-    def __init__(self, network: spec.ResNet, classes: int) -> None:
+    last_layer = "fc"
+
+    def __init__(self, network: spec.ResNet, dataset: spec.Dataset) -> None:
         super().__init__()
         self.timesteps = network.timesteps
         self.taps = tuple(f"stage{index}" for index in range(1, len(network.blocks) + 1))
@@ -52,7 +54,7 @@ class ResNet(nn.Module):
             self.add_module(f"layer{index + 1}", stage)
             channels = width * _BLOCKS[network.block].expansion
         self.hidden = _hidden(network, channels)
-        self.fc = nn.Linear(network.hidden or channels, classes)
+        self.fc = nn.Linear(network.hidden or channels, dataset.classes)
         self.apply(_initialise)
 
     def forward(self, images: Tensor, taps: Sequence[str] = ()) -> Outputs:
@@ -70,8 +72,8 @@ class ResNet(nn.Module):
             x = self.get_submodule(f"layer{index}")(x)
             if tap in taps:
                 features[tap] = self._unfold(x)
-        logits = self.fc(self.hidden(x.mean((-2, -1))))
-        return Outputs(self._unfold(logits), features)
+        pooled = x.mean((-2, -1))
+        return Outputs(self._unfold(self.fc(self.hidden(pooled))), features, self._unfold(pooled))
 
     def _unfold(self, x: Tensor) -> Tensor:
         return x.unflatten(0, (self.timesteps, -1))

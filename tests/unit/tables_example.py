@@ -1,7 +1,8 @@
 """A small table by hand, and run folders with real files: what the tests of the tables package measure.
 
-Three columns under two architectures, five rows in three groups, three seeds, 100 test images a run. Every run gets
-the images of one `range` right, so that accuracies, differences and discordant counts can be worked out by hand.
+Three columns under two architectures, six rows in three groups, two of them of one method, three seeds, 100 test images
+a run. Every run gets the images of one `range` right, so that accuracies, differences and discordant counts can be
+worked out by hand. R-19 has a teacher with another network, R-20 one with its own.
 """
 
 import dataclasses
@@ -17,31 +18,42 @@ from bkdsnn.spec import Dataset, Digits, Neuron, Recipe, ResNet, RunSpec
 
 IMAGES = 100
 SEEDS = (0, 1, 2)
-PARAMETERS = {"resnet19": 33_540, "resnet20": 272_474}
+PARAMETERS = {"resnet19": 33_540, "resnet20": 272_474, "resnet34": 21_797_672}
 IF = Neuron(kind="if", surrogate="atan", alpha=2.0)
 RECIPE = Recipe(epochs=12, batch_size=50, optimizer="sgd", lr=0.1)
 
 COLUMNS = tuple(
     Column(
         key=f"{network}-{dataset}",
-        heading=(short, dataset.upper()),
+        heading=(short, dataset.upper(), block),
         dataset=dataset,
         network=network,
+        teacher=teacher,
         student="sew-resnet",
         recipes={"student": "sew"},
         parameters_m=size,
     )
-    for network, short, size, dataset in (
-        ("resnet19", "R-19", 12.63, "cifar10"),
-        ("resnet19", "R-19", 12.63, "cifar100"),
-        ("resnet20", "R-20", 0.27, "cifar10"),
+    for network, short, size, dataset, block, teacher in (
+        ("resnet19", "R-19", 12.63, "cifar10", "w/ G", "resnet34"),
+        ("resnet19", "R-19", 12.63, "cifar100", "w/ G", "resnet34"),
+        ("resnet20", "R-20", 0.27, "cifar10", "w/o G", None),
     )
 )
 ROWS = (
-    Row(method="qcfs", group="without-kd", timesteps=4, paper=(None, None, 83.75), quoted=True),
+    Row(method="qcfs", group="without-kd", timesteps=4, paper=(None, None, 83.75), origin="quoted"),
     Row(method="sew-resnet", group="without-kd", timesteps=4, paper=(93.24, 70.84, 89.07)),
     Row(method="ann", group="teacher", timesteps=1, paper=(95.60, 79.78, 91.77)),
     Row(method="bkd", group="with-kd", timesteps=4, paper=(94.10, 74.00, 89.10), delta_against=("sew-resnet",) * 3),
+    Row(
+        key="bkd-0.40",
+        method="bkd",
+        group="with-kd",
+        timesteps=4,
+        paper=(None, 74.12, None),
+        origin="inferred",
+        delta_against=("bkd",) * 3,
+        distill={"bkd": {"blur_ratio": 0.4}},
+    ),
     Row(
         method="bkdsnn",
         group="with-kd",
@@ -50,27 +62,36 @@ ROWS = (
         delta_against=("sew-resnet", "bkd", "sew-resnet"),
     ),
 )
-LABELS = {"qcfs": "QCFS", "sew-resnet": "SEW-R", "ann": "Teacher ANN", "bkd": "+L_BKD", "bkdsnn": "BKDSNN (ours)"}
+TEACHER = ROWS[2]
+LABELS = {
+    "qcfs": "QCFS",
+    "sew-resnet": "SEW-R",
+    "ann": "Teacher ANN",
+    "bkd": "+L_BKD",
+    "bkd-0.40": "+L_BKD",
+    "bkdsnn": "BKDSNN (ours)",
+}
 TABLE = Table(
     name="table9z",
     number="9z",
     title="CNN-based SNNs & their teachers",
     metric="top-1 accuracy (%)",
     groups={"without-kd": "w/o KD", "teacher": "Teacher", "with-kd": "with KD"},
+    settings={"τ": "ld.tau", "λ": "bkd.blur_ratio"},
     columns=COLUMNS,
     rows=ROWS,
-    footnotes=("100 % of the footnote_s of table #9z are escaped.",),
+    footnotes=("100 % of the footnote_s of table #9z are escaped; λ is that of L_BKD.",),
 )
 DEMO = Scale(
     name="demo",
     note="Demo scale: tiny networks on 100 images.",
     seeds=SEEDS,
-    pretrained=False,
+    pretrained="none",
     datasets={"cifar10": "digits-8", "cifar100": "digit-pairs-8"},
 )
-PAPER = Scale(name="paper", note="Paper scale, with the published recipes.", seeds=SEEDS, pretrained=False)
+PAPER = Scale(name="paper", note="Paper scale, with the published recipes.", seeds=SEEDS, pretrained="none")
 
-# Images that each run gets right, one range per seed; None: not run, "failed": stopped with an error.
+# Images that each run of a row gets right, one range per seed; None: not run, "failed": stopped with an error.
 RIGHT: Mapping[tuple[str, str], tuple[Any, ...]] = {
     ("qcfs", "resnet19-cifar10"): ("failed", "failed", "failed"),
     ("qcfs", "resnet20-cifar10"): (range(70), "failed", None),
@@ -81,25 +102,24 @@ RIGHT: Mapping[tuple[str, str], tuple[Any, ...]] = {
     ("bkd", "resnet19-cifar10"): (range(81), range(82), range(86)),
     ("bkd", "resnet19-cifar100"): (range(64), range(66), None),
     ("bkd", "resnet20-cifar10"): (range(2, 100), range(2, 92), range(4, 86)),
+    ("bkd-0.40", "resnet19-cifar10"): (range(84), range(82), range(80)),
     ("bkdsnn", "resnet19-cifar10"): (range(5, 88), range(1, 85), range(2, 90)),
     ("bkdsnn", "resnet19-cifar100"): (range(70), None, range(72)),
     ("bkdsnn", "resnet20-cifar10"): (range(5, 95), range(89), range(91)),
 }
 
 
-def spec(method: str, column: Column, seed: int, scale: Scale = DEMO) -> RunSpec:
+def spec(row: Row, column: Column, seed: int, scale: Scale = DEMO) -> RunSpec:
     """The run of a row in a column; the teacher of distilled rows is the `ann` row."""
-    distilled = method.startswith("bkd")
-    spiking = method != "ann"
-    name = scale.datasets.get(column.dataset, column.dataset)
-    network = {"name": column.network, "form": "sew" if spiking else "ann", "neuron": IF if spiking else None}
+    distilled = row.method.startswith("bkd")
+    terms = {"bkd": {"weight": 1.0, **row.distill.get("bkd", {})}, **({"ld": {}} if row.method == "bkdsnn" else {})}
     return RunSpec(
-        dataset=_dataset(name),
-        network=ResNet(stem="cifar", stem_width=4, block="basic", blocks=(1,), widths=(4,), **network),
-        distill={"bkd": {"weight": 1.0}, **({"ld": {}} if method == "bkdsnn" else {})} if distilled else (),
-        teacher=spec("ann", column, seed, scale) if distilled else None,
+        dataset=_dataset(scale.datasets.get(column.dataset, column.dataset)),
+        network=_network(row, column),
+        distill=terms if distilled else (),
+        teacher=spec(TEACHER, column, seed, scale) if distilled else None,
         # Only a different recipe keeps the runs of QCFS and SEW-R apart here.
-        recipe=RECIPE.model_copy(update={"epochs": 13}) if method == "qcfs" else RECIPE,
+        recipe=RECIPE.model_copy(update={"epochs": 13}) if row.method == "qcfs" else RECIPE,
         seed=seed,
     )
 
@@ -110,7 +130,7 @@ def example_plan(scale: Scale = DEMO) -> Plan:
         Cell(
             row,
             column,
-            tuple(spec(row.method, column, seed, scale) for seed in scale.seeds),
+            tuple(spec(row, column, seed, scale) for seed in scale.seeds),
             row.paper[i],
             row.delta_against[i] if row.delta_against else None,
         )
@@ -157,14 +177,21 @@ def fail(run: RunSpec, results: Path) -> None:
 
 def example_results(plan: Plan, results: Path) -> Path:
     """Write the folders of all runs in `RIGHT`; returns `results`."""
-    for (method, column), outcomes in RIGHT.items():
-        for run in plan.cell(method, column).runs:
+    for (row, column), outcomes in RIGHT.items():
+        for run in plan.cell(row, column).runs:
             outcome = outcomes[run.seed]
             if outcome == "failed":
                 fail(run, results)
             elif outcome is not None:
                 finish(run, results, outcome)
     return results
+
+
+def _network(row: Row, column: Column) -> ResNet:
+    ann = row.method == "ann"
+    form = {"form": "ann"} if ann else {"form": "sew", "neuron": IF}
+    name = (column.teacher or column.network) if ann else column.network
+    return ResNet(name=name, stem="cifar", stem_width=4, block="basic", blocks=(1,), widths=(4,), **form)
 
 
 def _dataset(name: str) -> Dataset:

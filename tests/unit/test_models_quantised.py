@@ -7,6 +7,8 @@ from bkdsnn import spec
 from bkdsnn.models import build
 from bkdsnn.models.quantised import ClipFloor, SpikingClipFloor
 
+DATASET = spec.Dataset(name="data", format="cifar-binary", classes=5, image_size=32, mean=(0, 0, 0), std=(1, 1, 1))
+
 
 def network(form, levels=4, timesteps=1, **changes):
     fields = {"stem": "imagenet", "stem_width": 8, "block": "basic", "blocks": (1, 1), "widths": (8, 16), **changes}
@@ -47,11 +49,11 @@ def test_neurons_reproduce_a_layer_exactly_after_as_many_steps_as_levels(levels)
 
 @pytest.mark.parametrize("changes", [{}, {"stem": "cifar", "shortcut": "pad", "hidden": 6}, {"block": "bottleneck"}])
 def test_conversion_is_loading_the_state_dict(changes):
-    source = build(network("qcfs", **changes), 5)
+    source = build(network("qcfs", **changes), DATASET)
     for name, parameter in source.named_parameters():
         if name.endswith("theta"):
             torch.nn.init.constant_(parameter, 1.5)
-    target = build(network("qcfs-snn", timesteps=4, **changes), 5)
+    target = build(network("qcfs-snn", timesteps=4, **changes), DATASET)
     target.load_state_dict(source.state_dict())
     assert {"act1.theta", "layer1.0.act.theta", "layer1.0.act1.theta"} <= set(target.state_dict())
     assert target.layer2[0].act.theta == 1.5
@@ -60,7 +62,7 @@ def test_conversion_is_loading_the_state_dict(changes):
 def test_converted_network_approaches_its_source_as_time_grows():
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        source = build(network("qcfs", levels=256), 5)
+        source = build(network("qcfs", levels=256), DATASET)
     x = torch.randn(8, 3, 32, 32, generator=torch.Generator().manual_seed(2))
     for _ in range(20):
         source(x)  # gives the norms their statistics
@@ -68,7 +70,7 @@ def test_converted_network_approaches_its_source_as_time_grows():
     with torch.no_grad():
         expected = source.eval()(x).logits[0]
         for timesteps in (4, 32, 256):
-            target = build(network("qcfs-snn", levels=256, timesteps=timesteps), 5).eval()
+            target = build(network("qcfs-snn", levels=256, timesteps=timesteps), DATASET).eval()
             target.load_state_dict(source.state_dict())
             errors.append(float((target(x).logits.mean(0) - expected).norm() / expected.norm()))
     assert errors[0] > 2 * errors[1] > 4 * errors[2]
@@ -76,5 +78,5 @@ def test_converted_network_approaches_its_source_as_time_grows():
 
 
 def test_average_pool_replaces_max_pool():
-    kinds = {form: type(build(network(form), 5).pool) for form in ("qcfs", "qcfs-snn")}
+    kinds = {form: type(build(network(form), DATASET).pool) for form in ("qcfs", "qcfs-snn")}
     assert set(kinds.values()) == {torch.nn.AvgPool2d}

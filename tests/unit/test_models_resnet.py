@@ -21,7 +21,9 @@ from bkdsnn.models.resnet import PadShortcut
 ROOT = Path(__file__).resolve().parents[2]
 NETWORKS = yaml.safe_load((ROOT / "config/networks.yaml").read_text())
 NEURONS = {
-    name: spec.Neuron(**fields) for name, fields in yaml.safe_load((ROOT / "config/neurons.yaml").read_text()).items()
+    name: spec.Neuron(**fields)
+    for name, fields in yaml.safe_load((ROOT / "config/neurons.yaml").read_text()).items()
+    if name != "lif-sigmoid"  # the transformers'
 }
 FORMS = ("ann", "spiking", "sew", "qcfs", "qcfs-snn")
 TINY = {"stem_width": 4, "block": "basic", "blocks": (1, 2), "widths": (4, 8)}
@@ -38,16 +40,22 @@ def network(form, base=None, timesteps=3, neuron="if-atan", **changes):
     return spec.ResNet(name=base or "tiny", form=form, timesteps=timesteps if spiking else 1, **fields)
 
 
+def dataset(classes=10):
+    return spec.Dataset(
+        name="data", format="cifar-binary", classes=classes, image_size=32, mean=(0, 0, 0), std=(1, 1, 1)
+    )
+
+
 def seeded(configuration, classes=10, seed=0):
     with torch.random.fork_rng():
         torch.manual_seed(seed)
-        return build(configuration, classes)
+        return build(configuration, dataset(classes))
 
 
 def copied(configuration, reference):
     """Our network in float64 with the weights of another."""
     with torch.device("meta"):  # draws no weights
-        net = build(configuration, 10)
+        net = build(configuration, dataset())
     net.to_empty(device="cpu").double().load_state_dict(reference.state_dict())
     return net
 
@@ -74,7 +82,7 @@ COUNTS = [
 @pytest.mark.parametrize(("base", "classes", "shortcut", "expected"), COUNTS)
 def test_parameter_counts_equal_the_published_ones(base, classes, shortcut, expected, form):
     with torch.device("meta"):
-        net = build(network(form, base, shortcut=shortcut), classes)
+        net = build(network(form, base, shortcut=shortcut), dataset(classes))
     assert count_parameters(net) == expected
 
 
@@ -117,6 +125,16 @@ def test_features_are_only_those_asked_for():
     assert net(images()).features == {}
     with pytest.raises(UserError, match=r"unknown tap 'stage3' .*expected one of: stage1, stage2"):
         net(images(), taps=["stage3"])
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_pooled_is_the_mean_of_the_last_feature(form):
+    net = seeded(network(form, hidden=6))
+    outputs = net(images(size=16), taps=["stage2"])
+    assert outputs.pooled.shape == (net.timesteps, 2, 8)
+    assert outputs.pooled.std() > 0
+    torch.testing.assert_close(outputs.pooled, outputs.features["stage2"].mean((-2, -1)))
+    assert outputs.distilled is None
 
 
 # --- agreement with reference implementations -----------------------------------------------------------------------
@@ -181,7 +199,7 @@ def test_published_weights_classify_real_images(samples):
     """ResNet-20 of akamaster/pytorch_resnet_cifar10 (91.78 % on the whole test set) on 1,017 original images."""
     weights = torch.load(samples("weights/resnet20-12fca82f.th"), weights_only=True, map_location="cpu")["state_dict"]
     renamed = {name.removeprefix("module.").replace("linear.", "fc."): value for name, value in weights.items()}
-    net = build(network("ann", "resnet20", shortcut="pad"), 10).eval()
+    net = build(network("ann", "resnet20", shortcut="pad"), dataset()).eval()
     net.load_state_dict(renamed)
     with tarfile.open(samples("cifar10/cifar-10-python-lossless-subset.tar.gz")) as archive:
         member = archive.extractfile("cifar-10-batches-py/test_batch")
@@ -307,7 +325,7 @@ def test_tdbn_scales_norms_by_the_threshold():
     for name in ("layer2.0.bn2", "layer2.0.downsample.1", "layer3.1.bn2"):
         assert float(net.get_submodule(name).weight[0].detach()) == pytest.approx(0.5 / 2**0.5)
     with pytest.raises(UserError, match=r"network 'resnet19': norm 'tdbn' needs a neuron, form 'ann' has none"):
-        build(network("ann", "resnet19", norm="tdbn"), 10)
+        build(network("ann", "resnet19", norm="tdbn"), dataset())
 
 
 def test_same_seed_same_network_same_outputs():
@@ -326,9 +344,10 @@ def test_forms_share_their_initial_weights():
 def test_training_imports_no_heavy_package():
     probe = (
         "import sys, torch; from bkdsnn import models, spec;"
+        "data = spec.Dataset(name='x', format='cifar-binary', classes=3, image_size=8, mean=(0, 0, 0), std=(1, 1, 1));"
         "neuron = spec.Neuron(kind='if', surrogate='atan', alpha=2.0);"
         "net = models.build(spec.ResNet(name='x', form='sew', stem='cifar', stem_width=4, block='basic', blocks=(1,),"
-        " widths=(4,), neuron=neuron, timesteps=2), 3);"
+        " widths=(4,), neuron=neuron, timesteps=2), data);"
         "net(torch.zeros(1, 3, 8, 8)).logits.sum().backward();"
         "print({'torchvision', 'timm', 'spikingjelly', 'pandas', 'matplotlib'} & set(sys.modules))"
     )

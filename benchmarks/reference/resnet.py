@@ -1,22 +1,21 @@
-"""The networks and neurons of this project made with spikingjelly alone, the way its users would.
+"""SEW-ResNet and Spiking ResNet of spikingjelly's zoo, or of its blocks where the zoo has none.
 
-Parameters carry the same names as ours, so one state dict fits both.
+Parameters are called as ours.
 """
 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
-from spikingjelly.activation_based import functional, layer, neuron, surrogate
+from spikingjelly.activation_based import functional, layer
 from spikingjelly.activation_based.model import sew_resnet, spiking_resnet
 from torch import Tensor, nn
 
 from bkdsnn import spec
-from bkdsnn.models import Outputs
+from reference.nodes import node, node_options
 
-SURROGATES = {"atan": surrogate.ATan, "sigmoid": surrogate.Sigmoid, "triangle": surrogate.PiecewiseQuadratic}
 BLOCKS = {
     ("sew", "basic"): sew_resnet.BasicBlock,
     ("sew", "bottleneck"): sew_resnet.Bottleneck,
@@ -26,26 +25,17 @@ BLOCKS = {
 ZOO_WIDTHS = (64, 128, 256, 512)
 
 
-class Reference(nn.Module):
-    """A spikingjelly network behind the interface of ours: every image repeated T times, membranes reset after use."""
+def build(network: spec.ResNet, dataset: spec.Dataset) -> tuple[nn.Module, nn.Module]:
+    """Return the network, from (T, B, 3, H, W) to (T, B, K), and its last stage."""
+    in_zoo = (network.form, network.stem, network.widths) == ("sew", "imagenet", ZOO_WIDTHS)
+    net = (zoo if in_zoo else assembled)(network, dataset.classes)
+    functional.set_step_mode(net, "m")
+    return net, net.get_submodule(f"layer{len(network.blocks)}")
 
-    def __init__(self, network: spec.ResNet, classes: int) -> None:
-        super().__init__()
-        in_zoo = (network.form, network.stem, network.widths) == ("sew", "imagenet", ZOO_WIDTHS)
-        self.net = zoo(network, classes) if in_zoo else assembled(network, classes)
-        functional.set_step_mode(self.net, "m")
-        self.timesteps = network.timesteps
-        self.tap = f"stage{len(network.blocks)}"
-        self.net.get_submodule(f"layer{len(network.blocks)}").register_forward_hook(self._keep)
 
-    def forward(self, images: Tensor, taps: Sequence[str] = ()) -> Outputs:
-        """Return logits (T, B, K) and the last stage's features (T, B, C, h, w) of images (B, 3, H, W)."""
-        logits = self.net(images.unsqueeze(0).repeat(self.timesteps, 1, 1, 1, 1))
-        functional.reset_net(self.net)
-        return Outputs(logits, {self.tap: self._features} if taps else {})
-
-    def _keep(self, module: nn.Module, inputs: Any, features: Tensor) -> None:
-        self._features = features
+def pairs(tensors: Mapping[str, Tensor], net: nn.Module) -> Iterable[tuple[str, Tensor]]:
+    """Yield the tensors as they are."""
+    return tensors.items()
 
 
 def zoo(network: spec.ResNet, classes: int) -> nn.Module:
@@ -90,22 +80,3 @@ def block_options(network: spec.ResNet) -> dict[str, Any]:
     """Return what the zoo's blocks are told beside their size."""
     kind, options = node_options(network.neuron)
     return {"spiking_neuron": kind, **({"cnf": "ADD"} if network.form == "sew" else {}), **options}
-
-
-def node(configuration: spec.Neuron) -> nn.Module:
-    """Return spikingjelly's neuron for a configuration, multi-step."""
-    kind, options = node_options(configuration)
-    return kind(**options, step_mode="m")
-
-
-def node_options(configuration: spec.Neuron) -> tuple[type[nn.Module], dict[str, Any]]:
-    """Return the class of a neuron and its options."""
-    options = {
-        "v_threshold": configuration.v_threshold,
-        "v_reset": configuration.v_reset,
-        "detach_reset": configuration.detach_reset,
-        "surrogate_function": SURROGATES[configuration.surrogate](configuration.alpha),
-    }
-    if configuration.kind == "if":
-        return neuron.IFNode, options
-    return neuron.LIFNode, {"tau": configuration.tau, "decay_input": configuration.decay_input, **options}

@@ -1,0 +1,226 @@
+"""Meta-SpikeFormer (Yao et al., ICLR 2024): two convolutional stages, then two of attention without softmax.
+
+The geometry is that of the authors' code; neurons stand before the convolutions, so residual sums are of currents.
+
+    layers (numbers: defaults)  map   width        what they are
+    stem                        1/2   dims[0] / 2  7x7 convolution of the image
+    conv1                       1/2   dims[0] / 2  blocks of convolutions
+    down2, conv2                1/4   dims[0]      each `down` a 3x3 convolution of spikes
+    down3, conv3, conv4         1/8   dims[1]
+    down4, block1 .. block6     1/16  dims[2]      blocks of attention and MLP
+    down5, block7, block8       1/16  dims[3]
+
+The authors' code declares stochastic depth but never applies it: there is none here.
+
+Shapes: T time-steps, B images, C channels, h w pixels. Images are still: what precedes the first neuron runs once per
+image; everything after it is folded, (T*B, C, h, w), time-major, and norms see T*B samples.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Sequence
+from itertools import count
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bkdsnn import spec
+from bkdsnn.errors import unknown
+from bkdsnn.models.neurons import Spiking
+from bkdsnn.models.outputs import Network, Outputs
+from bkdsnn.models.transformer import StillNorm, attend, initialise_linear
+
+
+class MetaSpikeformer(Network):
+    """Stem, trunk, mean over the map, neurons, linear head.
+
+    `taps` names the outputs of the attention blocks, `block1` .. `blockN`; the last is the feature before the head.
+    A network with `distilled_head` has a second head after the same neurons: it imitates a teacher's decisions in
+    training, and in evaluation both heads' logits are averaged (DeiT, Touvron et al., 2021).
+    """
+
+    last_layer = "head"
+
+    def __init__(self, network: spec.MetaSpikeformer, dataset: spec.Dataset) -> None:
+        super().__init__()
+        self.timesteps = network.timesteps
+        width = network.dims[0] // 2
+        self.stem = nn.Sequential(nn.Conv2d(3, width, 7, stride=2, padding=3), StillNorm(width, network.timesteps))
+        trunk = _trunk(network)
+        self.taps = tuple(name for name in trunk if name.startswith("block"))
+        self.trunk = nn.Sequential(trunk)
+        self.neuron = _neuron(network)
+        self.head = _head(network, dataset)
+        self.distilled_head = _head(network, dataset) if network.distilled_head else None
+
+    def forward(self, images: Tensor, taps: Sequence[str] = ()) -> Outputs:
+        """Return logits (T, B, K) and, for each tap, features (T, B, C, h, w) of images (B, 3, H, W).
+
+        `pooled` (T, B, C) is the mean over the map, before the neurons of the head.
+
+        Raises:
+            UserError: a tap that the network does not have.
+        """
+        for tap in set(taps) - set(self.taps):
+            raise unknown("tap", tap, self.taps)
+        x = self.stem(images.contiguous(memory_format=torch.channels_last))  # tokens (N, C) then need no copy
+        features = {}
+        for name, layer in self.trunk.named_children():
+            x = layer(x)
+            if name in taps:
+                features[name] = self._unfold(x)
+        pooled = x.mean((-2, -1))
+        logits, distilled = self._classify(self.neuron(pooled))
+        return Outputs(logits, features, self._unfold(pooled), distilled)
+
+    def _classify(self, spikes: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return logits (T, B, K) of spikes (T*B, C), and in training those of the second head if there is one."""
+        logits = self._unfold(self.head(spikes))
+        if self.distilled_head is None:
+            return logits, None
+        distilled = self._unfold(self.distilled_head(spikes))
+        return (logits, distilled) if self.training else ((logits + distilled) / 2, None)
+
+    def _unfold(self, x: Tensor) -> Tensor:
+        return x.unflatten(0, (self.timesteps, -1))
+
+
+class Downsampling(nn.Sequential):
+    """Spikes of the currents, convolved 3x3: (T*B, inputs, h, w) to (T*B, outputs, h / stride, w / stride)."""
+
+    def __init__(
+        self, network: spec.MetaSpikeformer, inputs: int, outputs: int, stride: int, static: bool = False
+    ) -> None:
+        super().__init__(_neuron(network, static), *_conv(inputs, outputs, 3, stride))
+
+
+class ConvBlock(nn.Module):
+    """Two residual branches: a separable 7x7 convolution, and 3x3 convolutions that widen and narrow.
+
+    (T*B, C, h, w) to the same; a `static` block takes the currents (B, C, h, w) of still images.
+    """
+
+    def __init__(self, network: spec.MetaSpikeformer, width: int, static: bool = False) -> None:
+        super().__init__()
+        hidden = 2 * width  # as in the authors' code
+        self.separable = nn.Sequential(
+            _neuron(network, static),
+            *_conv(width, hidden, 1, bias=False),
+            _neuron(network),
+            nn.Conv2d(hidden, hidden, 7, padding=3, groups=hidden, bias=False),
+            *_conv(hidden, width, 1, bias=False),
+        )
+        self.channels = _mlp(network, width, kernel=3, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the sum of `x` and both branches."""
+        branch = self.separable(x).unflatten(0, (-1, len(x)))  # (T, B, ...) of still images, else (1, T*B, ...)
+        x = (x + branch).flatten(0, 1)
+        return x + self.channels(x)
+
+
+class AttentionBlock(nn.Module):
+    """Two residual branches, attention and MLP: (T*B, C, h, w) to the same."""
+
+    def __init__(self, network: spec.MetaSpikeformer, width: int) -> None:
+        super().__init__()
+        self.attention = Attention(network, width)
+        self.mlp = _mlp(network, width, kernel=1, bias=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the sum of `x` and both branches."""
+        x = x + self.attention(x)
+        return x + self.mlp(x)
+
+
+class Attention(nn.Module):
+    """Attention of spikes, scale q k^T v, whose linear maps are `_reparameterised`: (T*B, C, h, w) to the same."""
+
+    def __init__(self, network: spec.MetaSpikeformer, width: int) -> None:
+        super().__init__()
+        self.heads, self.scale = network.heads, network.attention_scale
+        self.neuron = _neuron(network)
+        self.q, self.k, self.v = (nn.Sequential(*_reparameterised(width), _neuron(network)) for _ in range(3))
+        self.mixed = _neuron(network, v_threshold=network.attention_threshold)
+        self.project = nn.Sequential(*_reparameterised(width))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return currents."""
+        spikes = self.neuron(x)
+        q, k, v = (self._tokens(layer(spikes)) for layer in (self.q, self.k, self.v))
+        mixed = attend(q, k, v, self.scale).transpose(1, 2).flatten(2)  # T*B, tokens, C
+        return self.project(self.mixed(mixed.mT.reshape(x.shape)))
+
+    def _tokens(self, maps: Tensor) -> Tensor:
+        """Return (T*B, heads, tokens, C / heads) of maps (T*B, C, h, w)."""
+        return maps.flatten(2).unflatten(1, (self.heads, -1)).mT
+
+
+class PaddedNorm(nn.BatchNorm2d):
+    """Batch norm, then a border of one pixel that holds what the norm makes of zero.
+
+    Behind a 1x1 convolution without bias this is a zero border before it, which lets the convolutions that surround it
+    be merged into one 3x3 (Ding et al., 2021). As in the authors' code the border follows the running statistics,
+    in training too, and passes no gradient.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (T*B, C, h + 2, w + 2) of (T*B, C, h, w)."""
+        inner = functional.pad(super().forward(x), (1, 1, 1, 1))
+        border = functional.pad(x.new_zeros(x.shape[-2:]), (1, 1, 1, 1), value=1.0)
+        return inner + (self.of_zero()[:, None, None] * border).to(inner.dtype)
+
+    def of_zero(self) -> Tensor:
+        """Return the value of each channel (C) at input zero."""
+        slope = self.weight.detach() / torch.sqrt(self.running_var + self.eps)
+        return self.bias.detach() - self.running_mean * slope
+
+
+def _reparameterised(width: int) -> tuple[nn.Module, ...]:
+    """Return the layers that take the place of a linear map: (T*B, C, h, w) to the same."""
+    depthwise = nn.Conv2d(width, width, 3, groups=width, bias=False)
+    first = nn.Conv2d(width, width, 1, bias=False)
+    return first, PaddedNorm(width), depthwise, *_conv(width, width, 1, bias=False), nn.BatchNorm2d(width)
+
+
+def _mlp(network: spec.MetaSpikeformer, width: int, kernel: int, bias: bool) -> nn.Sequential:
+    hidden = network.mlp_ratio * width
+    widen, narrow = _conv(width, hidden, kernel, bias=bias), _conv(hidden, width, kernel, bias=bias)
+    return nn.Sequential(_neuron(network), *widen, _neuron(network), *narrow)
+
+
+def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, bias: bool = True) -> tuple[nn.Module, nn.Module]:
+    """Return convolution and norm: (T*B, inputs, h, w) to (T*B, outputs, h / stride, w / stride)."""
+    return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=bias), nn.BatchNorm2d(outputs)
+
+
+def _trunk(network: spec.MetaSpikeformer) -> OrderedDict[str, nn.Module]:
+    """Return all layers after the stem, by name; the first of them sees still images."""
+    widths = (network.dims[0] // 2, *network.dims)
+    layers: OrderedDict[str, nn.Module] = OrderedDict()
+    convolutions, blocks = count(1), count(1)
+    for stage, depth in enumerate((*network.conv_blocks, *network.attention_blocks)):
+        if stage:
+            inputs, outputs, stride = widths[stage - 1], widths[stage], 1 if stage == 4 else 2
+            layers[f"down{stage + 1}"] = Downsampling(network, inputs, outputs, stride, static=not layers)
+        for _ in range(depth):
+            if stage < len(network.conv_blocks):
+                layers[f"conv{next(convolutions)}"] = ConvBlock(network, widths[stage], static=not layers)
+            else:
+                layers[f"block{next(blocks)}"] = AttentionBlock(network, widths[stage])
+    return layers
+
+
+def _head(network: spec.MetaSpikeformer, dataset: spec.Dataset) -> nn.Linear:
+    head = nn.Linear(network.dims[-1], dataset.classes)
+    initialise_linear(head)
+    return head
+
+
+def _neuron(network: spec.MetaSpikeformer, static: bool = False, **changes: float) -> Spiking:
+    return Spiking(network.neuron.model_copy(update=changes), network.timesteps, static)

@@ -1,0 +1,185 @@
+"""What Spikformer and Spikingformer share: the tokenizer, attention and MLP but for their outer neurons, the head.
+
+Both are a tokenizer of five 3x3 convolutions and blocks of two residual branches, attention and MLP. They differ in
+where the neurons stand: behind each branch (Spikformer) or before it (Spikingformer). In form `ann` every neuron is a
+ReLU and attention has its softmax.
+
+Shapes: T time-steps, B images, D channels, h w the map of N = h w tokens, d = D / heads. Tokens stay maps, so linear
+layers are 1x1 convolutions. Images are still: what precedes the first neuron runs once per image; everything after it
+is folded, (T*B, D, h, w), time-major, and norms see T*B samples.
+
+The references register two layer norms per block that they never call, 4 D parameters; they are left out here.
+"""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Sequence
+from functools import partial
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from bkdsnn import spec
+from bkdsnn.errors import unknown
+from bkdsnn.models.neurons import Spiking
+from bkdsnn.models.outputs import Network, Outputs
+
+
+class Transformer(Network):
+    """Tokenizer, blocks `block1` .. `blockL`, mean over tokens, linear head.
+
+    `taps` names the outputs of the blocks; the last is the feature before the last layer.
+    """
+
+    last_layer = "head"
+
+    def __init__(self, network: spec.SpikingTransformer, dataset: spec.Dataset, blocks: Sequence[nn.Module]) -> None:
+        super().__init__()
+        self.timesteps = network.timesteps
+        self.taps = tuple(f"block{index}" for index in range(1, len(blocks) + 1))
+        self.stem = _stem(network)
+        self.embedding = nn.Sequential(_conv(network.dim, network.dim), nn.BatchNorm2d(network.dim))
+        for tap, block in zip(self.taps, blocks):
+            self.add_module(tap, block)
+        self.head = nn.Linear(network.dim, dataset.classes)
+        initialise_linear(self.head)
+
+    @abc.abstractmethod
+    def embed(self, x: Tensor) -> Tensor:
+        """Turn the spikes of the stem into the tokens that the first block takes, both (T*B, D, h, w)."""
+
+    def forward(self, images: Tensor, taps: Sequence[str] = ()) -> Outputs:
+        """Return logits (T, B, K) and, for each tap, features (T, B, D, h, w) of images (B, 3, H, W).
+
+        Raises:
+            UserError: a tap that the network does not have.
+        """
+        for tap in set(taps) - set(self.taps):
+            raise unknown("tap", tap, self.taps)
+        x = images.contiguous(memory_format=torch.channels_last)  # tokens (N, D) then need no copy
+        x = self.embed(self.stem(x))
+        features = {}
+        for tap in self.taps:
+            x = self.get_submodule(tap)(x)
+            if tap in taps:
+                features[tap] = self._unfold(x)
+        pooled = x.mean((-2, -1))
+        return Outputs(self._unfold(self.head(pooled)), features, self._unfold(pooled))
+
+    def _unfold(self, x: Tensor) -> Tensor:
+        return x.unflatten(0, (self.timesteps, -1))
+
+
+class Attention(nn.Module):
+    """Self-attention of spikes, from what enters q, k and v to the currents of its projection: (T*B, D, h, w) to same.
+
+    `qkv_neuron` returns (T*B, 3 D, h, w), the spikes of q, of k and of v; `attention_neuron` returns (T*B, D, h, w).
+    One projection of width 3 D is the same as three.
+    """
+
+    def __init__(self, network: spec.SpikingTransformer, qkv_bias: bool) -> None:
+        super().__init__()
+        self.heads = network.heads
+        self.qkv = projection(network.dim, 3 * network.dim, bias=qkv_bias)
+        self.qkv_neuron = neuron(network)
+        softmax = functional.scaled_dot_product_attention
+        self.mix = partial(attend, scale=network.attention_scale) if network.spiking else softmax
+        self.attention_neuron = neuron(network, v_threshold=network.attention_threshold)
+        self.project = projection(network.dim, network.dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return currents (T*B, D, h, w)."""
+        spikes = self.qkv_neuron(self.qkv(x)).flatten(2)
+        q, k, v = spikes.unflatten(1, (3, self.heads, -1)).mT.unbind(1)  # T*B, heads, N, d
+        mixed = self.mix(q, k, v).transpose(1, 2).flatten(2)  # T*B, N, D
+        return self.project(self.attention_neuron(mixed.mT.reshape(x.shape)))
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
+    """Return scale q k^T v of q, k, v (..., N, d): attention without softmax (Spikformer, Zhou et al., ICLR 2023).
+
+    The product is associative: 2 N^2 d multiplications from the left, 2 N d^2 from the right; the cheaper is taken.
+    """
+    tokens, width = q.shape[-2:]
+    if tokens < width:
+        return (q @ k.mT * scale) @ v
+    return q @ (k.mT @ v * scale)
+
+
+class StillNorm(nn.BatchNorm2d):
+    """Batch norm of images (B, C, h, w) as if each were repeated `timesteps` times, as the references repeat them.
+
+    Repeating changes neither the mean nor the variance of a batch, but the running variance is the unbiased one: n
+    times the batch's over n - 1, with n = T B h w in the place of B h w.
+    """
+
+    running_mean: Tensor
+    running_var: Tensor
+    num_batches_tracked: Tensor
+    momentum: float
+
+    def __init__(self, channels: int, timesteps: int) -> None:
+        super().__init__(channels)
+        self.timesteps = timesteps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the normalised (B, C, h, w)."""
+        if not self.training:
+            return super().forward(x)
+        # The backward pass keeps the tensors that the statistics are written to: they must not be the running ones.
+        mean, variance = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_var)
+        normalised = functional.batch_norm(x, mean, variance, self.weight, self.bias, True, 1.0, self.eps)
+        samples = x.numel() // x.shape[1]
+        repeated = variance * (self.timesteps * (samples - 1) / (self.timesteps * samples - 1))
+        self.running_mean.lerp_(mean, self.momentum)
+        self.running_var.lerp_(repeated, self.momentum)
+        self.num_batches_tracked.add_(1)
+        return normalised
+
+
+def mlp(network: spec.SpikingTransformer) -> nn.Sequential:
+    """Return the layers from what enters an MLP to the currents of its second projection: (T*B, D, h, w) to same."""
+    hidden = network.mlp_ratio * network.dim
+    return nn.Sequential(projection(network.dim, hidden), neuron(network), projection(hidden, network.dim))
+
+
+def projection(inputs: int, outputs: int, bias: bool = True) -> nn.Sequential:
+    """Return a linear layer over tokens and its norm: (T*B, inputs, h, w) to (T*B, outputs, h, w)."""
+    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=bias), nn.BatchNorm2d(outputs))
+
+
+def neuron(network: spec.SpikingTransformer, static: bool = False, **changes: float) -> nn.Module:
+    """Return a layer of the network's neurons with `changes` to their spec, or a ReLU in form `ann`."""
+    if network.neuron is None:
+        return nn.ReLU()
+    return Spiking(network.neuron.model_copy(update=changes), network.timesteps, static)
+
+
+def initialise_linear(module: nn.Module) -> None:
+    """Draw a linear layer, or the 1x1 convolution that stands for one, as the references do."""
+    if isinstance(module, nn.Linear | nn.Conv2d):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        nn.init.zeros_(module.get_parameter("bias"))
+
+
+def _stem(network: spec.SpikingTransformer) -> nn.Sequential:
+    """Four stages that turn images (B, 3, H, W) into spikes (T*B, D, h, w)."""
+    widths = (3, network.dim // 8, network.dim // 4, network.dim // 2, network.dim)
+    return nn.Sequential(*(_stage(network, index, *pair) for index, pair in enumerate(pairwise(widths), start=1)))
+
+
+def _stage(network: spec.SpikingTransformer, index: int, inputs: int, outputs: int) -> nn.Sequential:
+    """Convolution, norm, neuron; a pool before the neuron with CML, behind it without."""
+    first = index == 1
+    norm = StillNorm(outputs, network.timesteps) if first else nn.BatchNorm2d(outputs)
+    layers = [_conv(inputs, outputs), norm, neuron(network, static=first)]
+    if index in network.pools:
+        layers.insert(2 if network.cml else 3, nn.MaxPool2d(3, stride=2, padding=1))
+    return nn.Sequential(*layers)
+
+
+def _conv(inputs: int, outputs: int) -> nn.Conv2d:
+    return nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)

@@ -1,0 +1,87 @@
+"""Vision transformer (Dosovitskiy et al., ICLR 2021) as timm has it, made a teacher of students that see other images.
+
+Parameters carry timm's names, so the weights that it publishes load as they are.
+
+Shapes: B images, D channels, h w patches (`image_size` / `patch` each way). T = 1: there is no time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from timm.models.vision_transformer import VisionTransformer
+from torch import Tensor
+from torch.nn import functional
+
+from bkdsnn import spec
+from bkdsnn.errors import unknown
+from bkdsnn.models.outputs import Network, Outputs
+
+
+class ViT(VisionTransformer, Network):
+    """timm's network behind its own normalisation and size: it takes what the student takes.
+
+    `taps` names the patch tokens after each block, `block1` .. `blockN`, as maps; the last after the final norm, as the
+    head sees them. `pooled` is the class token after that norm.
+    """
+
+    last_layer = "head"
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(self, network: spec.ViT, dataset: spec.Dataset) -> None:
+        super().__init__(
+            img_size=network.image_size,
+            patch_size=network.patch,
+            num_classes=dataset.classes,
+            embed_dim=network.dim,
+            depth=network.depth,
+            num_heads=network.heads,
+        )
+        self.taps = tuple(f"block{index}" for index in range(1, network.depth + 1))
+        self.image_size, self.resize = network.image_size, network.resize
+        # (x std + mean - own mean) / own std, of images normalised by the dataset's mean and std
+        mean, std, own_mean, own_std = (
+            torch.tensor(values).view(3, 1, 1) for values in (dataset.mean, dataset.std, network.mean, network.std)
+        )
+        self.register_buffer("scale", std / own_std, persistent=False)
+        self.register_buffer("shift", (mean - own_mean) / own_std, persistent=False)
+
+    def forward(self, images: Tensor, taps: Sequence[str] = ()) -> Outputs:  # type: ignore[override]
+        """Return logits (1, B, K) and, for each tap, features (1, B, D, h, w) of images (B, 3, H, W).
+
+        `pooled` is (1, B, D). The images are normalised as the dataset says.
+
+        Raises:
+            UserError: a tap that the network does not have.
+        """
+        for tap in set(taps) - set(self.taps):
+            raise unknown("tap", tap, self.taps)
+        inner = [index for index, tap in enumerate(self.taps[:-1]) if tap in taps]
+        found = self.forward_intermediates(self.prepare(images), indices=inner or 1)  # it cannot be asked for no map
+        tokens, maps = cast(tuple[Tensor, list[Tensor]], found)
+        features = {self.taps[index]: feature[None] for index, feature in zip(inner, maps)}
+        if self.taps[-1] in taps:
+            features[self.taps[-1]] = tokens[:, 1:].mT.unflatten(2, self.patch_embed.grid_size)[None]
+        pooled = self.forward_head(tokens, pre_logits=True)
+        return Outputs(self.head(pooled)[None], features, pooled[None])
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Return (B, 3, image_size, image_size) in the network's normalisation.
+
+        Interpolation commutes with a scale and shift per channel, so they are applied to the smaller of both sizes.
+        """
+        if images.shape[-1] > self.image_size:
+            return self._normalise(self._resize(images))
+        return self._resize(self._normalise(images))
+
+    def _normalise(self, images: Tensor) -> Tensor:
+        return torch.addcmul(self.shift, images, self.scale)
+
+    def _resize(self, images: Tensor) -> Tensor:
+        if images.shape[-1] == self.image_size:
+            return images
+        size = (self.image_size, self.image_size)
+        return functional.interpolate(images, size, mode=self.resize, align_corners=False)
