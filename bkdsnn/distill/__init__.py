@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bkdsnn.distill.bkd import BKDLoss
 from bkdsnn.distill.ce import CrossEntropyLoss
 from bkdsnn.distill.features import Shapes
+from bkdsnn.distill.hard import HardLDLoss
 from bkdsnn.distill.kdsnn import KDSNNLoss
 from bkdsnn.distill.lasnn import LaSNNLoss
 from bkdsnn.distill.ld import LDLoss
@@ -28,6 +29,7 @@ METHODS: dict[str, Callable[..., Method]] = {
     "ce": CrossEntropyLoss,
     "tet": TETLoss,
     "ld": LDLoss,
+    "hard-ld": HardLDLoss,
     "bkd": BKDLoss,
     "kdsnn": KDSNNLoss,
     "lasnn": LaSNNLoss,
@@ -63,7 +65,11 @@ class Criterion(nn.Module):
     def forward(
         self, student: Outputs, teacher: Outputs | None, labels: Tensor, blur: torch.Generator
     ) -> dict[str, Tensor]:
-        """Return named, weighted 0-dim losses, to be summed; `labels` (B,), `blur` the CPU generator of this step."""
+        """Return named, weighted 0-dim losses, to be summed.
+
+        `labels` are classes (B,) of int64, or their probabilities (B, K) of float (mixup, cutmix, label smoothing).
+        `blur` is the CPU generator of this step, from which methods draw their masks in the order of the spec.
+        """
         losses: dict[str, Tensor] = {}
         for method in self.methods.values():
             losses |= method(student, teacher, labels, blur)

@@ -2,47 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from bkdsnn.distill.features import Shapes, pair_last, squared_error
+from bkdsnn.distill.features import Shapes, pair_last, space_mean, squared_error, time_mean
 from bkdsnn.distill.method import Method
+from bkdsnn.distill.restoration import Restoration
 from bkdsnn.models.outputs import Outputs
 from bkdsnn.spec import BKD
 
 
-def blur_mask(shape: Sequence[int], ratio: float, kind: Literal["channel", "pixel"], blur: torch.Generator) -> Tensor:
-    """Draw the matrix B of Eq. 2 for a feature (B, C, h, w): False where R ~ U(0, 1) is below `ratio`.
-
-    `channel` erases whole maps, (B, C, 1, 1); `pixel` erases places, (B, 1, h, w). `blur` is a CPU generator, so
-    that every device sees the same mask.
-    """
-    batch, channels, height, width = shape
-    size = (batch, channels, 1, 1) if kind == "channel" else (batch, 1, height, width)
-    return torch.rand(size, generator=blur) >= ratio
-
-
-def restoration_block(width: int) -> nn.Sequential:
-    """Build G (Eq. 4): two 3x3 convolutions with a ReLU between them, all of `width` channels."""
-    return nn.Sequential(nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1))
-
-
 class BKDLoss(Method):
-    """w_BKD |G(f_adp(F) * B) - F_tea|^2, with F the time average (Eq. 3) of the feature before the last layer."""
+    """w_BKD |G(f_adp(F) * B) - F_tea|^2, with F the time average (Eq. 3) of the feature before the last layer.
+
+    Target `vector` compares the mean of G(...) over places with the teacher's `pooled` vector instead, as wide as its
+    last feature, and needs no feature of the teacher.
+    """
 
     def __init__(self, options: BKD, student: Shapes, teacher: Shapes) -> None:
-        (pair,) = pairs = pair_last("bkd", student, teacher)
-        super().__init__(pairs)
+        to_map = options.target == "map"
+        pair = pair_last("bkd", student, teacher, resampled=to_map)
+        super().__init__([pair])
+        if not to_map:
+            self.teacher_taps = ()
         self.options = options
-        self.restoration = restoration_block(pair.teacher_width) if options.restoration else nn.Identity()
+        self.restoration = Restoration(pair.teacher_width, options.blur_ratio, options.mask, block=options.restoration)
 
     def forward(self, student: Outputs, teacher: Outputs, labels: Tensor, blur: torch.Generator) -> dict[str, Tensor]:
         """Return `bkd`; one mask is drawn from `blur`."""
-        ((feature, target),) = self.features(student, teacher)
-        mask = blur_mask(feature.shape, self.options.blur_ratio, self.options.mask, blur)
-        # a blocking copy would make the device wait for the whole forward pass
-        restored = self.restoration(feature * mask.to(feature.device, non_blocking=True))
+        (feature,) = self.adapted(student)
+        restored = self.restoration.restore(feature, blur)
+        if self.options.target == "map":
+            (target,) = self.targets(teacher, [restored])
+        else:
+            restored, target = space_mean(restored), time_mean(teacher.pooled).detach()
         return {"bkd": self.options.weight * squared_error(restored, target, self.options.reduction)}

@@ -21,5 +21,5 @@ class CrossEntropyLoss(Method):
     def forward(
         self, student: Outputs, teacher: Outputs | None, labels: Tensor, blur: torch.Generator
     ) -> dict[str, Tensor]:
-        """Return `ce` for logits (T, B, K) and labels (B,)."""
+        """Return `ce` for logits (T, B, K) and labels (B,) or (B, K)."""
         return {"ce": F.cross_entropy(time_mean(student.logits), labels)}

@@ -1,4 +1,4 @@
-"""What feature methods share: which taps are compared, their time average, the adapter f_adp, the squared error."""
+"""What feature methods share: which taps are compared, time average, resampling, adapter f_adp, squared error."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from bkdsnn.errors import UserError
 
@@ -14,37 +15,71 @@ Shapes = dict[str, Shape]  # tap -> (C, h, w) in order of depth: the last is the
 
 
 class Pair(NamedTuple):
-    """A tap of the student beside the tap of the teacher that it imitates, with their widths (C)."""
+    """A tap of the student beside the tap of the teacher that it imitates, with their shapes (C, h, w)."""
 
     tap: str
+    shape: Shape
     teacher_tap: str
-    width: int
-    teacher_width: int
+    teacher_shape: Shape
+
+    @property
+    def width(self) -> int:
+        """C of the student."""
+        return self.shape[0]
+
+    @property
+    def teacher_width(self) -> int:
+        """C of the teacher."""
+        return self.teacher_shape[0]
+
+    @property
+    def grid(self) -> tuple[int, int]:
+        """(h, w) of the student."""
+        return self.shape[1:]
+
+    @property
+    def teacher_grid(self) -> tuple[int, int]:
+        """(h, w) of the teacher."""
+        return self.teacher_shape[1:]
 
 
-def pair_last(method: str, student: Shapes, teacher: Shapes) -> list[Pair]:
-    """Pair the features before the last layer; raises `UserError` when their heights or widths differ."""
-    return [_pair(method, list(student.items())[-1], list(teacher.items())[-1])]
+def pair_last(method: str, student: Shapes, teacher: Shapes, resampled: bool = True) -> Pair:
+    """Pair the features before the last layer.
+
+    Raises `UserError` when the teacher's shall be `resampled` to the student's grid and their aspect ratios differ.
+    """
+    pair = Pair(*list(student.items())[-1], *list(teacher.items())[-1])
+    if resampled:
+        _check_aspect(method, pair)
+    return pair
 
 
 def pair_stages(method: str, student: Shapes, teacher: Shapes) -> list[Pair]:
-    """Pair all stages in order; raises `UserError` when their number, or heights or widths of a pair, differ."""
-    if len(student) != len(teacher):
+    """Pair the i-th of the student's L taps with the teacher's round(i M / L)-th of M, a half rounded up.
+
+    Equal numbers are paired in order, and last meets last always: 4 taps meet the 3rd, 6th, 9th and 12th of 12.
+    Raises `UserError` when the student has more taps than the teacher, or the aspect ratios of a pair differ.
+    """
+    own, theirs = list(student.items()), list(teacher.items())
+    if len(own) > len(theirs):
         raise UserError(
-            f"'{method}' compares stage by stage: the student has {len(student)} {student}, the teacher "
-            f"{len(teacher)} {teacher}, as (C, h, w); choose a teacher with as many stages"
+            f"'{method}' compares layer by layer: the student has {len(own)} {student}, the teacher only "
+            f"{len(theirs)} {teacher}, as (C, h, w); choose a teacher with at least as many"
         )
-    return [_pair(method, *both) for both in zip(student.items(), teacher.items())]
+    chosen = [(2 * i * len(theirs) + len(own)) // (2 * len(own)) for i in range(1, len(own) + 1)]
+    pairs = [Pair(*one, *theirs[place - 1]) for one, place in zip(own, chosen)]
+    for pair in pairs:
+        _check_aspect(method, pair)
+    return pairs
 
 
-def _pair(method: str, student: tuple[str, Shape], teacher: tuple[str, Shape]) -> Pair:
-    (tap, shape), (teacher_tap, teacher_shape) = student, teacher
-    if shape[1:] != teacher_shape[1:]:
+def _check_aspect(method: str, pair: Pair) -> None:
+    (height, width), (teacher_height, teacher_width) = pair.grid, pair.teacher_grid
+    if height * teacher_width != width * teacher_height:
         raise UserError(
-            f"'{method}' compares maps of one size: the student's '{tap}' is {shape}, the teacher's '{teacher_tap}' "
-            f"{teacher_shape}, as (C, h, w); choose a teacher with the same strides"
+            f"'{method}' compares maps of one aspect ratio: the student's '{pair.tap}' is {pair.shape}, the teacher's "
+            f"'{pair.teacher_tap}' {pair.teacher_shape}, as (C, h, w); choose networks of the same strides"
         )
-    return Pair(tap, teacher_tap, shape[0], teacher_shape[0])
 
 
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:
@@ -55,6 +90,23 @@ def at_least_float32(dtype: torch.dtype) -> torch.dtype:
 def time_mean(values: Tensor) -> Tensor:
     """Average (T, B, ...) over time-steps to (B, ...), in float32 or better (Eq. 3)."""
     return values.mean(0, dtype=at_least_float32(values.dtype))
+
+
+def space_mean(values: Tensor) -> Tensor:
+    """Average (B, C, h, w) over places to (B, C), in float32 or better."""
+    return values.mean((-2, -1), dtype=at_least_float32(values.dtype))
+
+
+def resample(target: Tensor, grid: torch.Size) -> Tensor:
+    """Return a teacher's map (B, C, h, w) on another grid, or as it is where grids agree.
+
+    Both grids cover the whole image, so edges lie on edges (`align_corners` would lay outer centres on each other).
+    Bilinear; where the grid shrinks, the filter widens by the ratio (antialiasing). Along one axis from 14 to 8, the
+    places of the teacher then weigh 0.92 to 1.10, without it 0.44 to 1.53, and beyond a ratio of 2 some nothing.
+    """
+    if target.shape[-2:] == grid:
+        return target
+    return F.interpolate(target, tuple(grid), mode="bilinear", align_corners=False, antialias=True)
 
 
 def adapter(pair: Pair) -> nn.Module:

@@ -1,31 +1,33 @@
-"""KDSNN (Xu et al., CVPR 2023): distillation of logits and of the features of every stage."""
+"""KDSNN (Xu et al., CVPR 2023): distillation of logits and of features."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
 
-from bkdsnn.distill.features import Shapes, pair_last, pair_stages, squared_error, time_mean
+from bkdsnn.distill.features import Shapes, pair_last, pair_stages, time_mean
+from bkdsnn.distill.layers import LayerWiseLoss
 from bkdsnn.distill.ld import soft_cross_entropy
-from bkdsnn.distill.method import Method
 from bkdsnn.models.outputs import Outputs
 from bkdsnn.spec import KDSNN
 
 
-class KDSNNLoss(Method):
+class KDSNNLoss(LayerWiseLoss):
     """w_logits L_LD + w sum_stages |f_adp(F) - F_tea|^2, F the firing rates (time averages) of a stage.
 
-    `published` keeps the feature part alone, on the feature before the last layer.
+    `layers: last` takes the feature before the last layer for all stages (table 4c, single-layer); `blur_ratio`
+    compares by L_BKD; `published` keeps the feature part alone, on the feature before the last layer.
     """
 
     def __init__(self, options: KDSNN, student: Shapes, teacher: Shapes) -> None:
-        super().__init__((pair_last if options.published else pair_stages)("kdsnn", student, teacher))
+        last = options.published or options.layers == "last"
+        pairs = [pair_last("kdsnn", student, teacher)] if last else pair_stages("kdsnn", student, teacher)
+        super().__init__(options, pairs)
         self.options = options
 
     def forward(self, student: Outputs, teacher: Outputs, labels: Tensor, blur: torch.Generator) -> dict[str, Tensor]:
         """Return `kdsnn_logits` (unless `published`) and `kdsnn_features`."""
-        errors = [squared_error(*both) for both in self.features(student, teacher)]
-        features = {"kdsnn_features": self.options.weight * torch.stack(errors).sum()}
+        features = {"kdsnn_features": self.compared(student, teacher, blur)}
         return features if self.options.published else self._logits(student, teacher) | features
 
     def _logits(self, student: Outputs, teacher: Outputs) -> dict[str, Tensor]:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from bkdsnn.distill.features import Shapes, pair_stages, squared_error
-from bkdsnn.distill.method import Method
+from bkdsnn.distill.features import Pair, Shapes, pair_stages
+from bkdsnn.distill.layers import LayerWiseLoss
+from bkdsnn.errors import UserError
 from bkdsnn.models.outputs import Outputs
 from bkdsnn.spec import LaSNN
 
@@ -18,19 +21,37 @@ def attention(feature: Tensor) -> Tensor:
     return F.normalize(energy, dim=1, eps=1e-6)  # eps: a silent stage has no direction, and gets a zero gradient
 
 
-class LaSNNLoss(Method):
+class LaSNNLoss(LayerWiseLoss):
     """w sum_stages |A(F) - A(F_tea)|^2, averaged over the batch; F time averages, A the attention map.
 
-    `published` compares the features themselves, through f_adp where widths differ.
+    `published` compares the features themselves, through f_adp where widths differ, and so does `blur_ratio`, by
+    L_BKD. Raises `UserError` for attention on a single place beside attention on many.
     """
 
     def __init__(self, options: LaSNN, student: Shapes, teacher: Shapes) -> None:
-        super().__init__(pair_stages("lasnn", student, teacher), adapt=options.published)
-        self.options = options
+        pairs = pair_stages("lasnn", student, teacher)
+        by_attention = not options.published and options.blur_ratio is None
+        super().__init__(options, pairs, adapt=not by_attention)
+        self.by_attention = by_attention
+        if by_attention:
+            _check_places(pairs)
 
     def forward(self, student: Outputs, teacher: Outputs, labels: Tensor, blur: torch.Generator) -> dict[str, Tensor]:
         """Return `lasnn`."""
-        pairs = self.features(student, teacher)
-        if not self.options.published:
-            pairs = [(attention(feature), attention(target)) for feature, target in pairs]
-        return {"lasnn": self.options.weight * torch.stack([squared_error(*pair) for pair in pairs]).sum()}
+        return {"lasnn": self.compared(student, teacher, blur)}
+
+    def features(self, student: Outputs, teacher: Outputs) -> list[tuple[Tensor, Tensor]]:
+        """Return what is compared: attention maps (B, h w), or features as `Method` gives them."""
+        pairs = super().features(student, teacher)
+        return [(attention(own), attention(target)) for own, target in pairs] if self.by_attention else pairs
+
+
+def _check_places(pairs: Sequence[Pair]) -> None:
+    """Refuse pairs of which one has a single place: its attention is 1, or after resampling even, whatever it sees."""
+    for pair in pairs:
+        if pair.grid != pair.teacher_grid and (1, 1) in (pair.grid, pair.teacher_grid):
+            raise UserError(
+                f"'lasnn' compares where attention lies: the student's '{pair.tap}' is {pair.shape}, the teacher's "
+                f"'{pair.teacher_tap}' {pair.teacher_shape}, as (C, h, w), and one of them has a single place; choose "
+                "larger images, a network with smaller strides, or another method"
+            )

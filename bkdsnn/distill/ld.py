@@ -18,7 +18,10 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
 
 
 def focal_weight(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-    """Return 1 - exp(-CE(student, label) / (CE(teacher, label) + 1e-7)), a constant (B,); published code only."""
+    """Return 1 - exp(-CE(student, label) / (CE(teacher, label) + 1e-7)), a constant (B,); published code only.
+
+    `labels` are (B,) or (B, K).
+    """
     own, teachers = (F.cross_entropy(logits.detach(), labels, reduction="none") for logits in (student, teacher))
     return 1 - torch.exp(-own / (teachers + 1e-7))
 
@@ -31,7 +34,7 @@ class LDLoss(Method):
         self.options = options
 
     def forward(self, student: Outputs, teacher: Outputs, labels: Tensor, blur: torch.Generator) -> dict[str, Tensor]:
-        """Return `ld` for logits (T, B, K) and labels (B,)."""
+        """Return `ld` for logits (T, B, K) and labels (B,) or (B, K)."""
         own, teachers = time_mean(student.logits), time_mean(teacher.logits).detach()
         losses = soft_cross_entropy(own, teachers, self.options.tau)
         if self.options.focal:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from bkdsnn.distill.features import Pair, adapter, time_mean
+from bkdsnn.distill.features import Pair, adapter, resample, time_mean
 from bkdsnn.models.outputs import Outputs
 
 
@@ -14,8 +14,9 @@ class Method(nn.Module):
     """One part of the training loss, with whatever it trains beside the student.
 
     A subclass is built as `Class(options, student_shapes, teacher_shapes)`, refusing there what cannot be compared,
-    and called as `(student, teacher, labels, blur)`; it returns named, weighted 0-dim losses. `taps` and
-    `teacher_taps` name the features that it needs.
+    and called as `(student, teacher, labels, blur)`; it returns named, weighted 0-dim losses. `labels` are classes
+    (B,) of int64, or their probabilities (B, K) (mixup, cutmix, label smoothing). `taps` and `teacher_taps` name the
+    features that it needs.
     """
 
     def __init__(self, pairs: Sequence[Pair] = (), adapt: bool = True) -> None:
@@ -24,11 +25,19 @@ class Method(nn.Module):
         self.teacher_taps = tuple(pair.teacher_tap for pair in pairs)
         self.adapters = nn.ModuleList(adapter(pair) if adapt else nn.Identity() for pair in pairs)
 
-    def features(self, student: Outputs, teacher: Outputs) -> list[tuple[Tensor, Tensor]]:
-        """Return the time averages of each pair: the student's (B, C_tea, h, w) after f_adp, the teacher's a constant.
+    def adapted(self, student: Outputs) -> list[Tensor]:
+        """Return the time averages of the student's features after f_adp, (B, C_tea, h, w) each.
 
-        Built with `adapt=False`, the student's keeps its own width: (B, C_stu, h, w).
+        Built with `adapt=False`, they keep their own width: (B, C_stu, h, w).
         """
-        own = [adapt(time_mean(student.features[tap])) for tap, adapt in zip(self.taps, self.adapters)]
-        teachers = [time_mean(teacher.features[tap]).detach() for tap in self.teacher_taps]
-        return list(zip(own, teachers))
+        return [adapt(time_mean(student.features[tap])) for tap, adapt in zip(self.taps, self.adapters)]
+
+    def targets(self, teacher: Outputs, own: Sequence[Tensor]) -> list[Tensor]:
+        """Return the time averages of the teacher's features, constants (B, C_tea, h, w) on the grids of `own`."""
+        means = [time_mean(teacher.features[tap]).detach() for tap in self.teacher_taps]
+        return [resample(mean, feature.shape[-2:]) for mean, feature in zip(means, own)]
+
+    def features(self, student: Outputs, teacher: Outputs) -> list[tuple[Tensor, Tensor]]:
+        """Return each pair: the student's (see `adapted`) and the teacher's (see `targets`)."""
+        own = self.adapted(student)
+        return list(zip(own, self.targets(teacher, own)))

@@ -22,8 +22,8 @@ class TETLoss(Method):
     def forward(
         self, student: Outputs, teacher: Outputs | None, labels: Tensor, blur: torch.Generator
     ) -> dict[str, Tensor]:
-        """Return `tet` for logits (T, B, K) and labels (B,)."""
+        """Return `tet` for logits (T, B, K) and labels (B,) or (B, K)."""
         logits = student.logits.to(at_least_float32(student.logits.dtype))
-        ce = F.cross_entropy(logits.flatten(0, 1), labels.repeat(len(logits)))
+        ce = F.cross_entropy(logits.flatten(0, 1), labels.expand(len(logits), *labels.shape).flatten(0, 1))
         mse = (logits - self.options.target).square().mean()
         return {"tet": (1 - self.options.mse_weight) * ce + self.options.mse_weight * mse}

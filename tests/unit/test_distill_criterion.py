@@ -9,10 +9,10 @@ import torch
 from test_distill_losses import run_spec
 
 from bkdsnn.distill import METHODS, Criterion
-from bkdsnn.distill.bkd import blur_mask
+from bkdsnn.distill.restoration import blur_mask
 from bkdsnn.errors import UserError
 from bkdsnn.models.outputs import Outputs
-from bkdsnn.spec import BKD, KDSNN, LD, TET, CrossEntropy, LaSNN, TaskLoss, Term
+from bkdsnn.spec import BKD, KDSNN, LD, TET, CrossEntropy, HardLD, LaSNN, TaskLoss, Term
 from bkdsnn.streams import generator
 
 T, B, K = 2, 4, 3
@@ -22,11 +22,16 @@ WIDER = {"layer1": (2, 4, 4), "layer2": (5, 2, 2)}
 TERMS = {
     "ld": LD(),
     "ld-focal": LD(focal=True),
+    "hard-ld": HardLD(),
     "bkd": BKD(weight=0.1),
     "bkd-bare": BKD(weight=0.1, restoration=False),
+    "bkd-vector": BKD(weight=0.1, target="vector"),
     "kdsnn": KDSNN(weight=0.1),
     "kdsnn-published": KDSNN(weight=0.1, published=True),
+    "kdsnn-last": KDSNN(weight=0.1, layers="last"),
+    "kdsnn-blurred": KDSNN(weight=0.1, blur_ratio=0.15),
     "lasnn": LaSNN(weight=0.1),
+    "lasnn-blurred": LaSNN(weight=0.1, blur_ratio=0.15),
     "lasnn-published": LaSNN(weight=0.1, published=True),
 }
 
@@ -38,14 +43,23 @@ def criterion(*terms, teacher=WIDER, loss=None):
 
 
 def outputs(shapes, steps, seed, fill=None, dtype=torch.float32):
-    """Random outputs of a network, or features that are all `fill`, as leaves."""
+    """Random outputs of a network, or features (and their vector) that are all `fill`, as leaves."""
     source = torch.Generator().manual_seed(seed)
 
     def leaf(*size, fill=None):
         values = torch.randn(size, generator=source) if fill is None else torch.full(size, fill)
         return values.to(dtype).requires_grad_()
 
-    return Outputs(leaf(steps, B, K), {tap: leaf(steps, B, *shape, fill=fill) for tap, shape in shapes.items()})
+    logits = leaf(steps, B, K)
+    features = {tap: leaf(steps, B, *shape, fill=fill) for tap, shape in shapes.items()}
+    width = list(shapes.values())[-1][0] if shapes else 1
+    return Outputs(logits, features, leaf(steps, B, width, fill=fill), leaf(steps, B, K))
+
+
+def converted(found, convert):
+    """The outputs with every tensor converted."""
+    features = {tap: convert(feature) for tap, feature in found.features.items()}
+    return Outputs(convert(found.logits), features, convert(found.pooled), convert(found.distilled))
 
 
 LABELS = torch.tensor([0, 1, 2, 1])
@@ -63,7 +77,11 @@ def losses(module, student, teacher, step=0):
     [
         ((), (), ()),
         ((LD(),), (), ()),
+        ((HardLD(),), (), ()),
         ((BKD(weight=1),), ("stage2",), ("layer2",)),
+        ((BKD(weight=1, target="vector"),), ("stage2",), ()),
+        ((KDSNN(weight=1, layers="last"),), ("stage2",), ("layer2",)),
+        ((LaSNN(weight=1, blur_ratio=0.1),), ("stage1", "stage2"), ("layer1", "layer2")),
         ((LD(), KDSNN(weight=1)), ("stage1", "stage2"), ("layer1", "layer2")),
         ((BKD(weight=1), LaSNN(weight=1)), ("stage2", "stage1"), ("layer2", "layer1")),
     ],
@@ -73,13 +91,14 @@ def test_taps_name_each_feature_needed_once(terms, taps, teacher_taps):
     assert (module.taps, module.teacher_taps) == (taps, teacher_taps)
 
 
-def test_losses_need_no_other_feature_than_the_taps():
-    module = criterion(LD(), BKD(weight=0.1))
+@pytest.mark.parametrize("name", TERMS)
+def test_losses_need_no_other_feature_than_the_taps(name):
+    module = criterion(TERMS[name])
     student, teacher = outputs(STUDENT, T, 1), outputs(WIDER, 1, 2)
     full = losses(module, student, teacher)
     only_taps = (
-        Outputs(student.logits, {tap: student.features[tap] for tap in module.taps}),
-        Outputs(teacher.logits, {tap: teacher.features[tap] for tap in module.teacher_taps}),
+        student._replace(features={tap: student.features[tap] for tap in module.taps}),
+        teacher._replace(features={tap: teacher.features[tap] for tap in module.teacher_taps}),
     )
     assert losses(module, *only_taps) == full
 
@@ -99,16 +118,45 @@ def test_a_task_loss_needs_no_teacher(loss):
 # --- what is refused before training
 
 
-@pytest.mark.parametrize("name", [name for name in TERMS if not name.startswith("ld")])
-def test_maps_of_different_size_are_refused_naming_both_shapes(name):
+LOGITS_ONLY = {"ld", "ld-focal", "hard-ld"}
+LAYERS = ["kdsnn", "kdsnn-blurred", "lasnn", "lasnn-blurred", "lasnn-published"]
+
+
+@pytest.mark.parametrize("name", sorted(set(TERMS) - LOGITS_ONLY - {"bkd-vector"}))
+def test_maps_of_different_aspect_ratio_are_refused_naming_both_shapes(name):
     with pytest.raises(UserError, match=r"'stage2' is \(3, 2, 2\), the teacher's 'layer2' \(3, 4, 2\)"):
         criterion(TERMS[name], teacher={"layer1": (2, 4, 4), "layer2": (3, 4, 2)})
 
 
-@pytest.mark.parametrize("name", ["kdsnn", "lasnn", "lasnn-published"])
-def test_different_numbers_of_stages_are_refused_naming_both(name):
-    with pytest.raises(UserError, match=r"student has 2 .*'stage1': \(2, 4, 4\).* teacher 1 .*'layer2': \(3, 2, 2\)"):
+def test_a_vector_has_no_aspect_ratio_to_refuse():
+    assert criterion(TERMS["bkd-vector"], teacher={"layer2": (3, 4, 2)}).teacher_taps == ()
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_student_of_more_layers_than_its_teacher_is_refused_naming_both(name):
+    message = r"student has 2 .*'stage1': \(2, 4, 4\).* teacher only 1 .*'layer2': \(3, 2, 2\)"
+    with pytest.raises(UserError, match=message):
         criterion(TERMS[name], teacher={"layer2": (3, 2, 2)})
+
+
+SINGLE = ("single", (3, 1, 1))
+MANY = ("many", (3, 4, 4))
+
+
+@pytest.mark.parametrize(("student", "teacher"), [(SINGLE, MANY), (MANY, SINGLE)])
+def test_attention_on_a_single_place_beside_many_is_refused_naming_both(student, teacher):
+    message = rf"'{student[0]}' is \(3, \d, \d\), the teacher's '{teacher[0]}' .* has a single place"
+    with pytest.raises(UserError, match=message):
+        Criterion(run_spec(CrossEntropy(), (LaSNN(weight=1),)), dict([student]), dict([teacher]))
+
+
+@pytest.mark.parametrize("name", sorted(set(LAYERS) - {"lasnn"}))
+def test_features_on_a_single_place_may_be_compared_with_many(name):
+    assert Criterion(run_spec(CrossEntropy(), (TERMS[name],)), dict([SINGLE]), dict([MANY])).taps == ("single",)
+
+
+def test_attention_on_single_places_of_both_is_accepted():
+    assert Criterion(run_spec(CrossEntropy(), (LaSNN(weight=1),)), dict([SINGLE]), dict([SINGLE])).taps == ("single",)
 
 
 def test_methods_on_the_last_feature_accept_other_numbers_of_stages():
@@ -185,6 +233,12 @@ def test_the_mask_neither_reads_nor_moves_the_global_generator():
 # --- what is trained beside the student
 
 
+def blocks(method, layers):
+    """Names of the parameters of a block G per layer, sorted."""
+    inner = [f"{i}.{kind}" for i in (0, 2) for kind in ("bias", "weight")]
+    return [f"methods.{method}.restorations.{layer}.{name}" for layer in range(layers) for name in inner]
+
+
 @pytest.mark.parametrize(
     ("term", "teacher", "names"),
     [
@@ -196,9 +250,18 @@ def test_the_mask_neither_reads_nor_moves_the_global_generator():
         (KDSNN(weight=1), WIDER, ["methods.kdsnn.adapters.1.bias", "methods.kdsnn.adapters.1.weight"]),
         (LaSNN(weight=1), WIDER, []),
         (LaSNN(weight=1, published=True), WIDER, ["methods.lasnn.adapters.1.bias", "methods.lasnn.adapters.1.weight"]),
+        (BKD(weight=1, target="vector", restoration=False), SAME, []),
+        (KDSNN(weight=1, blur_ratio=0.1), SAME, blocks("kdsnn", 2)),
+        (KDSNN(weight=1, blur_ratio=0.1, layers="last"), SAME, blocks("kdsnn", 1)),
+        (LaSNN(weight=1, blur_ratio=0.0), SAME, blocks("lasnn", 2)),
+        (
+            LaSNN(weight=1, blur_ratio=0.1),
+            WIDER,
+            ["methods.lasnn.adapters.1.bias", "methods.lasnn.adapters.1.weight", *blocks("lasnn", 2)],
+        ),
     ],
 )
-def test_an_adapter_exists_exactly_where_widths_differ(term, teacher, names):
+def test_adapters_exist_where_widths_differ_and_blocks_where_they_restore(term, teacher, names):
     assert sorted(criterion(term, teacher=teacher).state_dict()) == names
 
 
@@ -236,7 +299,7 @@ def test_initial_parameters_follow_the_global_seed():
 def test_the_teacher_receives_no_gradient(name):
     teacher = outputs(WIDER, 1, 2)
     sum(losses(criterion(TERMS[name]), outputs(STUDENT, T, 1), teacher).values()).backward()
-    assert [leaf.grad for leaf in (teacher.logits, *teacher.features.values())] == [None] * 3
+    assert [leaf.grad for leaf in (teacher.logits, teacher.pooled, *teacher.features.values())] == [None] * 4
 
 
 # --- numbers
@@ -260,7 +323,7 @@ def test_half_precision_outputs_give_the_losses_of_their_float32_copies(name, dt
     """Features of 300 have squares beyond float16."""
     module = criterion(TERMS[name], loss=TET())
     halves = [outputs(STUDENT, T, 1, fill=300.0, dtype=dtype), outputs(WIDER, 1, 2, fill=-300.0, dtype=dtype)]
-    floats = [Outputs(o.logits.float(), {tap: f.float() for tap, f in o.features.items()}) for o in halves]
+    floats = [converted(half, torch.Tensor.float) for half in halves]
     found, expected = losses(module, *halves), losses(module, *floats)
     assert {loss.dtype for loss in found.values()} == {torch.float32}
     assert found == expected
@@ -285,7 +348,7 @@ def test_a_gpu_computes_the_losses_of_the_cpu(name):
     module = criterion(TERMS[name]).double()
     student, teacher = (outputs(*a, dtype=torch.float64) for a in ((STUDENT, T, 1), (WIDER, 1, 2)))
     expected = losses(module, student, teacher)
-    on_gpu = [Outputs(o.logits.cuda(), {tap: f.cuda() for tap, f in o.features.items()}) for o in (student, teacher)]
+    on_gpu = [converted(found, torch.Tensor.cuda) for found in (student, teacher)]
     found = module.cuda()(*on_gpu, LABELS.cuda(), generator(0, "blur", 0, 0))
     assert {key: loss.item() for key, loss in found.items()} == pytest.approx(
         {key: loss.item() for key, loss in expected.items()}, rel=1e-10

@@ -1,0 +1,44 @@
+"""Blur and restore, Eqs. 2-4: the heart of L_BKD, on one feature or on that of every layer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+Mask = Literal["channel", "pixel"]
+
+
+def blur_mask(shape: Sequence[int], ratio: float, kind: Mask, blur: torch.Generator) -> Tensor:
+    """Draw the matrix B of Eq. 2 for a feature (B, C, h, w): False where R ~ U(0, 1) is below `ratio`.
+
+    `channel` erases whole maps, (B, C, 1, 1); `pixel` erases places, (B, 1, h, w). `blur` is a CPU generator, so
+    that every device sees the same mask.
+    """
+    batch, channels, height, width = shape
+    size = (batch, channels, 1, 1) if kind == "channel" else (batch, 1, height, width)
+    return torch.rand(size, generator=blur) >= ratio
+
+
+class Restoration(nn.Sequential):
+    """The block G (Eq. 4), two 3x3 convolutions of `width` channels with a ReLU between them, and its blurred input.
+
+    `ratio` is lambda. Without `block`, G is the identity and has no parameters (table 4d).
+    """
+
+    def __init__(self, width: int, ratio: float, mask: Mask = "channel", block: bool = True) -> None:
+        super().__init__(*_block(width) if block else ())
+        self.ratio, self.mask = ratio, mask
+
+    def restore(self, feature: Tensor, blur: torch.Generator) -> Tensor:
+        """Return G(F * B) for a feature F (B, C, h, w); one mask is drawn from `blur`."""
+        mask = blur_mask(feature.shape, self.ratio, self.mask, blur)
+        # a blocking copy would make the device wait for the whole forward pass
+        restored: Tensor = self(feature * mask.to(feature.device, non_blocking=True))
+        return restored
+
+
+def _block(width: int) -> tuple[nn.Module, ...]:
+    return nn.Conv2d(width, width, 3, padding=1), nn.ReLU(), nn.Conv2d(width, width, 3, padding=1)
