@@ -7,12 +7,14 @@ or not, and two methods at the same seed see the same images in the same order.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     import torch
 
-Purpose = Literal["init", "order", "augmentation", "blur", "data"]
+Purpose = Literal["init", "order", "augmentation", "randaugment", "erasing", "mixing", "blur", "data"]
 
 
 def key(seed: int, purpose: Purpose, *counters: int) -> int:
@@ -26,3 +28,27 @@ def generator(seed: int, purpose: Purpose, *counters: int) -> torch.Generator:
     import torch
 
     return torch.Generator().manual_seed(key(seed, purpose, *counters))
+
+
+@contextmanager
+def seeded(seed: int, purpose: Purpose, *counters: int) -> Iterator[None]:
+    """Seed the global generators of Python, NumPy and torch (CPU) from that stream; give them back as they were.
+
+    For libraries that draw from global generators and cannot be handed one.
+    """
+    import random
+
+    import numpy as np
+    import torch
+
+    number = key(seed, purpose, *counters)
+    states = random.getstate(), np.random.get_state(), torch.get_rng_state()
+    random.seed(number)
+    np.random.seed((number >> 32, number & 0xFFFFFFFF))
+    torch.default_generator.manual_seed(number)  # torch.manual_seed would also seed every GPU
+    try:
+        yield
+    finally:
+        random.setstate(states[0])
+        np.random.set_state(states[1])
+        torch.set_rng_state(states[2])

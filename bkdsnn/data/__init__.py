@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 from bkdsnn.data.layout import check_counts, real_folder
 from bkdsnn.data.manifest import Found, Manifest
 from bkdsnn.errors import UserError
-from bkdsnn.spec import Augment, Dataset
+from bkdsnn.spec import Augment, Dataset, View
 
 if TYPE_CHECKING:
     import torch
 
     from bkdsnn.data.arrays import Arrays
-    from bkdsnn.data.loader import Loader
+    from bkdsnn.data.loader import Loader, Split
 
 
 def prepare(dataset: Dataset, root: Path | None, manifest: Path) -> None:
@@ -41,27 +41,52 @@ def open_data(
     augment: Augment,
     seed: int,
     device: torch.device,
+    view: View = View(),  # noqa: B008 (it is frozen)
     workers: int = 4,
 ) -> Loader:
-    """Return the loader of prepared data; `workers` processes decode image folders, nothing else needs any.
+    """Return the loader of prepared data.
 
-    Raises UserError if the manifest is of another dataset spec, if files have changed since it was written, or if
-    `augment` does not suit the format.
+    `view` says how test images are cut out of files; those in memory have their size. `workers` processes decode
+    files and apply RandAugment; nothing else needs any. Raises UserError if the manifest is of another dataset spec, if
+    files have changed since it was written, or if `augment` is wrong or does not suit the format.
     """
+    from bkdsnn.data.loader import Loader
+
     _check_augment(dataset, augment)
     record = Manifest.read(manifest, dataset)
     if dataset.format == "image-folder":
-        from bkdsnn.data.folders import FolderLoader
+        train, test = _file_splits(dataset, record, augment, seed, device, view, workers)
+    else:
+        train, test = _memory_splits(dataset, _arrays(dataset, record, manifest), augment, seed, device, workers)
+    return Loader(train, test, dataset, record.digest, batch_size=batch_size, augment=augment, seed=seed, device=device)
 
-        return FolderLoader(
-            record, dataset, batch_size=batch_size, augment=augment, seed=seed, device=device, workers=workers
-        )
-    from bkdsnn.data.loader import MemoryLoader
 
-    arrays = _arrays(dataset, record, manifest)
-    return MemoryLoader(
-        arrays, dataset, record.digest, batch_size=batch_size, augment=augment, seed=seed, device=device
+def _file_splits(
+    dataset: Dataset, record: Manifest, augment: Augment, seed: int, device: torch.device, view: View, workers: int
+) -> tuple[Split, Split]:
+    from bkdsnn.data.folders import splits
+    from bkdsnn.data.views import CentralView, RandomView, ViewSplit
+
+    train, test = splits(dataset, record)
+    return (
+        ViewSplit(train, RandomView(dataset, augment, view, seed), device, workers),
+        ViewSplit(test, CentralView(dataset.image_size, view), device, workers),
     )
+
+
+def _memory_splits(
+    dataset: Dataset, arrays: Arrays, augment: Augment, seed: int, device: torch.device, workers: int
+) -> tuple[Split, Split]:
+    """Return splits that stay on the device; but RandAugment works on single images, on the CPU."""
+    from bkdsnn.data.loader import MemorySplit
+
+    test = MemorySplit(arrays.test_images, arrays.test_labels, device)
+    if not augment.randaugment:
+        return MemorySplit(arrays.train_images, arrays.train_labels, device, augment, seed), test
+    from bkdsnn.data.views import ArrayPictures, RandomView, ViewSplit
+
+    pictures = ArrayPictures(arrays.train_images, arrays.train_labels)
+    return ViewSplit(pictures, RandomView(dataset, augment, View(crop=1.0), seed), device, workers), test
 
 
 def _survey(dataset: Dataset, folder: Path | None, manifest: Path) -> Found:
@@ -92,10 +117,14 @@ def _arrays(dataset: Dataset, record: Manifest, manifest: Path) -> Arrays:
 
 
 def _check_augment(dataset: Dataset, augment: Augment) -> None:
-    suited = ("resized_crop" if dataset.format == "image-folder" else "crop_padding", "flip")
-    for name in Augment.model_fields:
-        if getattr(augment, name) and name not in suited:
-            raise UserError(
-                f"recipe key 'augment.{name}' does not suit dataset '{dataset.name}', whose format is "
-                f"'{dataset.format}'; expected only {' and '.join(suited)}"
-            )
+    crops = ("crop_padding", "resized_crop")
+    suited, other = reversed(crops) if dataset.format == "image-folder" else crops
+    if getattr(augment, other):
+        raise UserError(
+            f"recipe key 'augment.{other}' does not suit dataset '{dataset.name}', whose format is "
+            f"'{dataset.format}'; expected '{suited}' in its place, or neither"
+        )
+    if augment.randaugment:
+        from bkdsnn.data.randaugment import check_notation
+
+        check_notation(augment.randaugment)

@@ -1,12 +1,15 @@
-"""Augmentation of whole batches of raw images on their device."""
+"""Augmentation of whole batches on their device: of raw images, and erasing of normalised ones."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from bkdsnn.spec import Augment
+from bkdsnn.streams import seeded
 
 
 def augmented(images: Tensor, augment: Augment, draws: torch.Generator) -> Tensor:
@@ -37,3 +40,29 @@ def window(images: Tensor, padding: int, top: Tensor, left: Tensor, mirrored: Te
     pixels = rows[:, :, None] * (width + 2 * padding) + columns[:, None, :]
     chosen = pixels.flatten(1)[:, None].expand(-1, channels, -1).to(images.device)
     return functional.pad(images, (padding,) * 4).flatten(2).gather(2, chosen).view_as(images)
+
+
+class Erasing:
+    """Random erasing (Zhong et al., AAAI 2020) by timm: one box of 2 to 33 % of the area, ratio 0.3 to 1/0.3.
+
+    Each image of a batch is erased with probability `augment.erasing`; the box is filled with 0, the mean colour
+    (`const`), or with standard normal noise (`pixel`).
+    """
+
+    def __init__(self, augment: Augment, seed: int) -> None:
+        self._seed = seed
+        self._erase = _eraser(augment) if augment.erasing else None
+
+    def __call__(self, images: Tensor, epoch: int, step: int) -> Tensor:
+        """Return the normalised images (B, C, H, W), erased in place; a pure function of (seed, epoch, step)."""
+        if self._erase is None:
+            return images
+        with seeded(self._seed, "erasing", epoch, step):
+            return self._erase(images)
+
+
+def _eraser(augment: Augment) -> Callable[[Tensor], Tensor]:
+    from timm.data.random_erasing import RandomErasing
+
+    # `device` is where the noise is drawn: on the CPU, so that every device sees the same images.
+    return RandomErasing(augment.erasing, mode=augment.erasing_mode, device="cpu")

@@ -1,4 +1,4 @@
-"""Decode image files."""
+"""Decode image files; filters to scale them."""
 
 from __future__ import annotations
 
@@ -7,6 +7,12 @@ from pathlib import Path
 from PIL import Image
 
 from bkdsnn.errors import UserError
+from bkdsnn.spec import Interpolation
+
+FILTERS: dict[Interpolation, Image.Resampling] = {
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
 
 
 def rgb(path: Path) -> Image.Image:

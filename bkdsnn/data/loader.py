@@ -2,41 +2,43 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from bkdsnn.data.arrays import Arrays
-from bkdsnn.data.augment import augmented
+from bkdsnn.data.augment import Erasing, augmented
 from bkdsnn.spec import Augment, Dataset
 from bkdsnn.streams import generator
 
 
-class Loader(Protocol):
-    """An open dataset. Images are float32 (B, 3, H, W), normalised, labels int64 (B,), both on the device."""
+class Split(Protocol):
+    """The training or the test images, as a Loader reads them."""
 
-    steps: int
-    """Full training batches per epoch; an incomplete last batch is dropped."""
-    train_size: int
-    test_size: int
-    digest: str
-    """Of the data, as in the manifest."""
+    def __len__(self) -> int:
+        """Return the number of images."""
 
-    def train(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the augmented batches of an epoch, without its first `first_step`."""
+    def read(self, order: Tensor, size: int, steps: range, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield images, uint8 (B, 3, H, W), and labels, int64 (B,), on the device.
 
-    def test(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield all test images once, in order, not augmented; the last batch may be smaller."""
+        The indices `order` (N,) are cut into batches of `size`, of which those numbered `steps` are read.
+        """
 
 
-class MemoryLoader:
-    """A Loader that keeps all images as bytes on the device and augments whole batches there."""
+class Loader:
+    """An open dataset. Images are float32 (B, 3, H, W), normalised, labels int64 (B,), both on the device.
+
+    `steps` is the number of full training batches in an epoch, an incomplete last batch is dropped; `digest` is that
+    of the manifest.
+    """
 
     def __init__(
         self,
-        arrays: Arrays,
+        train: Split,
+        test: Split,
         dataset: Dataset,
         digest: str,
         *,
@@ -45,28 +47,50 @@ class MemoryLoader:
         seed: int,
         device: torch.device,
     ) -> None:
-        self.train_size, self.test_size = len(arrays.train_labels), len(arrays.test_labels)
+        self._train, self._test, self.digest = train, test, digest
+        self.train_size, self.test_size = len(train), len(test)
         self.steps = self.train_size // batch_size
-        self.digest = digest
-        self._train_images, self._train_labels, self._test_images, self._test_labels = (
-            torch.from_numpy(array).to(device) for array in arrays
-        )
         self._normalise = Normalise(dataset, device)
-        self._batch_size, self._augment, self._seed, self._device = batch_size, augment, seed, device
+        self._erasing = Erasing(augment, seed)
+        self._batch_size, self._seed = batch_size, seed
 
     def train(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the augmented batches of an epoch, without its first `first_step`."""
-        batches = shuffled(self.train_size, self._seed, epoch).to(self._device).split(self._batch_size)
-        for step in range(first_step, self.steps):
-            draws = generator(self._seed, "augmentation", epoch, step)
-            images = augmented(self._train_images[batches[step]], self._augment, draws)
-            yield self._normalise(images), self._train_labels[batches[step]]
+        steps = range(first_step, self.steps)
+        batches = self._train.read(shuffled(self.train_size, self._seed, epoch), self._batch_size, steps, epoch)
+        for step, (images, labels) in zip(steps, batches, strict=True):
+            yield self._erasing(self._normalise(images), epoch, step), labels
 
     def test(self) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield all test images once, in order, not augmented; the last batch may be smaller."""
-        size = self._batch_size
-        for images, labels in zip(self._test_images.split(size), self._test_labels.split(size), strict=True):
+        steps = range(math.ceil(self.test_size / self._batch_size))
+        for images, labels in self._test.read(torch.arange(self.test_size), self._batch_size, steps, 0):
             yield self._normalise(images), labels
+
+
+class MemorySplit:
+    """A Split kept as bytes on the device, which augments whole batches there; without `augment`, none."""
+
+    def __init__(
+        self,
+        images: np.ndarray,
+        labels: np.ndarray,
+        device: torch.device,
+        augment: Augment = Augment(),  # noqa: B008 (it is frozen)
+        seed: int = 0,
+    ) -> None:
+        self._images, self._labels = (torch.from_numpy(array).to(device) for array in (images, labels))
+        self._augment, self._seed = augment, seed
+
+    def __len__(self) -> int:
+        return len(self._labels)
+
+    def read(self, order: Tensor, size: int, steps: range, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches as `Split` says; their stream is (seed, epoch, step)."""
+        batches = order.to(self._labels.device).split(size)
+        for step in steps:
+            draws = generator(self._seed, "augmentation", epoch, step)
+            yield augmented(self._images[batches[step]], self._augment, draws), self._labels[batches[step]]
 
 
 class Normalise:

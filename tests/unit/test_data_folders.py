@@ -1,6 +1,5 @@
-"""Image folders: views, workers, resume, errors."""
+"""Image folders: listing, batches, workers, resume, errors."""
 
-import math
 import tarfile
 from pathlib import Path
 
@@ -9,15 +8,14 @@ import pytest
 import torch
 from PIL import Image
 from torchvision import transforms
+from torchvision.transforms import InterpolationMode
 
 from bkdsnn.data import open_data, prepare
-from bkdsnn.data.folders import random_box, test_view, train_view
 from bkdsnn.errors import UserError
-from bkdsnn.spec import Augment, Dataset
-from bkdsnn.streams import generator
+from bkdsnn.spec import Augment, Dataset, ResizedCrop, View
 
-test_view.__test__ = False  # a view of the test split, not a test
-STANDARD = Augment(resized_crop=True, flip=True)
+STANDARD = Augment(resized_crop=ResizedCrop(), flip=True)
+WHOLE = Augment(resized_crop=ResizedCrop(), flip=True, randaugment="rand-m9-mstd0.5-inc1", erasing=0.5)
 COUNTS = {"train": {"ape": 5, "bee": 4, "cat": 3}, "val": {"ape": 1, "bee": 2, "cat": 2}}
 
 
@@ -55,12 +53,19 @@ def root(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def _open(root: Path, augment: Augment = STANDARD, batch_size: int = 5, workers: int = 0):
+def _open(root: Path, augment: Augment = STANDARD, batch_size: int = 5, workers: int = 0, **options):
     manifest = root / "m.json"
     if not manifest.exists():
         prepare(_spec(), root, manifest)
     return open_data(
-        _spec(), manifest, batch_size=batch_size, augment=augment, seed=1, device=torch.device("cpu"), workers=workers
+        _spec(),
+        manifest,
+        batch_size=batch_size,
+        augment=augment,
+        seed=1,
+        device=torch.device("cpu"),
+        workers=workers,
+        **options,
     )
 
 
@@ -78,68 +83,34 @@ def test_labels_follow_the_sorted_class_names_and_the_test_split_comes_in_order(
     assert batches[0][0].shape == (5, 3, 32, 32) and batches[0][0].dtype == torch.float32
 
 
-def test_the_test_view_is_that_of_the_published_recipe(root):
+@pytest.mark.parametrize(
+    ("options", "short", "mode"),
+    [
+        ({}, 36, InterpolationMode.BILINEAR),  # 32 x 256 / 224
+        ({"view": View(crop=1.0, interpolation="bicubic")}, 32, InterpolationMode.BICUBIC),
+    ],
+)
+def test_the_test_view_is_that_of_the_published_recipe(options, short, mode, root):
     published = transforms.Compose(
         [
-            transforms.Resize(256 * 32 // 224),
+            transforms.Resize(short, mode),
             transforms.CenterCrop(32),
             transforms.ToTensor(),
             transforms.Normalize(_spec().mean, _spec().std),
         ]
     )
-    images, _ = next(_open(root).test())
+    images, _ = next(_open(root, **options).test())
     paths = ["ape/0.JPEG", "bee/0.JPEG", "bee/1.jpg", "cat/0.JPEG", "cat/1.jpg"]
     for found, path in zip(images, paths, strict=True):
         picture = Image.open(root / "pictures" / "val" / path).convert("RGB")
         torch.testing.assert_close(found, published(picture), atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize("size", [(500, 375), (333, 500), (224, 224), (70, 900), (301, 257)])
-def test_the_test_view_agrees_with_torchvision_at_any_size(size):
-    picture = _picture(*size)
-    published = transforms.Compose([transforms.Resize(256), transforms.CenterCrop(224)])
-    assert np.array_equal(np.array(test_view(picture, 0, side=224)), np.array(published(picture)))
-
-
-def test_random_boxes_are_distributed_as_torchvisions():
-    width, height, draws = 400, 300, generator(0, "augmentation")
-    picture, boxes, published = Image.new("RGB", (width, height)), [], []
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        for _ in range(3000):
-            left, top, right, bottom = random_box(width, height, draws)
-            boxes.append((left, top, right - left, bottom - top))
-            row, column, tall, wide = transforms.RandomResizedCrop.get_params(picture, [0.08, 1], [3 / 4, 4 / 3])
-            published.append((column, row, wide, tall))
-    ours, theirs = (torch.tensor(each, dtype=torch.float) for each in (boxes, published))
-    for quantile in (0.1, 0.5, 0.9):  # of left, top, width, height
-        torch.testing.assert_close(ours.quantile(quantile, 0), theirs.quantile(quantile, 0), atol=12, rtol=0.05)
-    ratios, expected = ((each[:, 2] / each[:, 3]).log() for each in (ours, theirs))
-    assert ratios.abs().max() < math.log(4 / 3) + 0.03
-    assert abs(ratios.mean() - expected.mean()) < 0.013 and abs(ratios.std() - expected.std()) < 0.013
-
-
-@pytest.mark.parametrize(("size", "box"), [((1000, 10), (493, 0, 506, 10)), ((10, 1000), (0, 493, 10, 506))])
-def test_an_image_too_narrow_for_any_box_is_cut_centrally(size, box):
-    assert random_box(*size, generator(0, "augmentation")) == box
-
-
-def test_half_of_the_training_views_are_mirrored_if_asked():
-    picture = _picture(64, 64)
-    plain = np.array(train_view(picture, 0, side=32, augment=Augment(), seed=0, epoch=0))
-    views = [
-        np.array(train_view(picture, index, side=32, augment=Augment(flip=True), seed=0, epoch=0))
-        for index in range(300)
-    ]
-    mirrored = [np.array_equal(view, plain[:, ::-1]) for view in views]
-    assert all(np.array_equal(view, plain) for view, other in zip(views, mirrored) if not other)
-    assert 120 < sum(mirrored) < 180
-
-
 @pytest.mark.parametrize("workers", [0, 2])
-def test_a_resumed_epoch_yields_the_same_bits_with_any_number_of_workers(root, workers):
-    whole = list(_open(root).train(3))
-    resumed = list(_open(root, workers=workers).train(3, 1))
+@pytest.mark.parametrize("augment", [STANDARD, WHOLE], ids=["standard", "whole"])
+def test_a_resumed_epoch_yields_the_same_bits_with_any_number_of_workers(root, augment, workers):
+    whole = list(_open(root, augment).train(3))
+    resumed = list(_open(root, augment, workers=workers).train(3, 1))
     assert len(whole) == 2 and len(resumed) == 1
     assert torch.equal(whole[1][0], resumed[0][0]) and torch.equal(whole[1][1], resumed[0][1])
 

@@ -1,17 +1,19 @@
-"""Batches in memory: order, resume, augmentation, normalisation."""
+"""Batches in memory: order, resume, augmentation, normalisation, erasing."""
 
 import itertools
+import random
 
 import numpy as np
 import pytest
 import torch
+from timm.data.random_erasing import RandomErasing
 from torchvision.transforms import functional as reference
 
 from bkdsnn.data.arrays import Arrays
-from bkdsnn.data.augment import augmented, window
-from bkdsnn.data.loader import MemoryLoader
+from bkdsnn.data.augment import Erasing, augmented, window
+from bkdsnn.data.loader import Loader, MemorySplit
 from bkdsnn.spec import Augment, Dataset
-from bkdsnn.streams import generator
+from bkdsnn.streams import generator, seeded
 
 CPU = torch.device("cpu")
 SPEC = Dataset(
@@ -31,8 +33,17 @@ def _arrays(train: int = 50, test: int = 23) -> Arrays:
     return Arrays(*parts[0], *parts[1])
 
 
-def _loader(arrays: Arrays | None = None, augment: Augment = STANDARD, seed: int = 3, batch: int = 16) -> MemoryLoader:
-    return MemoryLoader(arrays or _arrays(), SPEC, "digest", batch_size=batch, augment=augment, seed=seed, device=CPU)
+def _loader(
+    arrays: Arrays | None = None,
+    augment: Augment = STANDARD,
+    seed: int = 3,
+    batch: int = 16,
+    device: torch.device = CPU,
+) -> Loader:
+    found = arrays or _arrays()
+    train = MemorySplit(found.train_images, found.train_labels, device, augment, seed)
+    test = MemorySplit(found.test_images, found.test_labels, device)
+    return Loader(train, test, SPEC, "digest", batch_size=batch, augment=augment, seed=seed, device=device)
 
 
 @pytest.mark.parametrize("first_step", [0, 1, 2, 3])
@@ -109,12 +120,47 @@ def test_the_global_random_state_is_left_alone():
     assert torch.equal(before, torch.get_rng_state())
 
 
+@pytest.mark.parametrize("mode", ["const", "pixel"])
+def test_erasing_is_timms_on_the_normalised_batch_whatever_was_drawn_before(mode):
+    erased, plain = (
+        list(_loader(augment=Augment(flip=True, erasing=p, erasing_mode=mode)).train(2, 1)) for p in (0.7, 0.0)
+    )
+    published = RandomErasing(0.7, mode=mode, device="cpu")
+    for step, ((images, _), (whole, _)) in enumerate(zip(erased, plain, strict=True), 1):
+        with seeded(3, "erasing", 2, step):
+            assert torch.equal(images, published(whole.clone()))
+
+
+def test_erased_boxes_hold_the_mean_colour_or_noise_and_the_share_of_erased_images_is_as_asked():
+    images = torch.full((2000, 3, 16, 16), 5.0)
+    for mode in ("const", "pixel"):
+        found = Erasing(Augment(erasing=0.25, erasing_mode=mode), seed=0)(images.clone(), 0, 0)
+        touched = found != 5.0
+        assert 0.21 < touched.flatten(1).any(1).float().mean() < 0.29
+        share = touched[:, 0].flatten(1).float().mean(1)
+        assert share.max() < 0.4 and 0.1 < share[share > 0].mean() < 0.25  # of the area, uniform in 0.02-1/3
+        inside = found[touched]
+        assert (inside == 0).all() if mode == "const" else (inside.mean().abs() < 0.05 and 0.95 < inside.std() < 1.05)
+
+
+def test_erasing_leaves_the_test_images_and_the_global_generators_alone():
+    loader = _loader(augment=Augment(erasing=1.0, erasing_mode="pixel"))
+    before = torch.get_rng_state(), random.getstate()
+    list(loader.train(0))
+    assert torch.equal(before[0], torch.get_rng_state()) and before[1] == random.getstate()
+    for (images, _), (plain, _) in zip(loader.test(), _loader().test(), strict=True):
+        assert torch.equal(images, plain)
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-def test_a_gpu_sees_the_same_batches_as_the_cpu():
-    cuda = torch.device("cuda")
-    loader = MemoryLoader(_arrays(), SPEC, "digest", batch_size=16, augment=STANDARD, seed=3, device=cuda)
-    for (images, labels), (expected, expected_labels) in zip(loader.train(2), _loader().train(2), strict=True):
+@pytest.mark.parametrize("mode", ["const", "pixel"])
+def test_a_gpu_sees_the_same_batches_as_the_cpu(mode):
+    augment = Augment(crop_padding=4, flip=True, erasing=0.5, erasing_mode=mode)
+    loader = _loader(augment=augment, device=torch.device("cuda"))
+    for (images, labels), (expected, expected_labels) in zip(
+        loader.train(2), _loader(augment=augment).train(2), strict=True
+    ):
         assert images.device.type == labels.device.type == "cuda"
         torch.testing.assert_close(images.cpu(), expected, atol=1e-6, rtol=1e-6)
         assert torch.equal(labels.cpu(), expected_labels)

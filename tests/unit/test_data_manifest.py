@@ -13,7 +13,7 @@ import yaml
 from bkdsnn import spec
 from bkdsnn.data import open_data, prepare
 from bkdsnn.errors import UserError
-from bkdsnn.spec import Augment, Dataset, Digits
+from bkdsnn.spec import Augment, Dataset, Digits, ResizedCrop
 
 CATALOGUE = yaml.safe_load((Path(__file__).parents[2] / "config" / "datasets.yaml").read_text())
 CIFAR10 = Dataset(name="ten", **{**CATALOGUE["cifar10"], "folder": "c"})
@@ -150,7 +150,55 @@ def test_a_missing_and_a_damaged_manifest_are_named(tmp_path):
 def test_an_augmentation_that_the_format_does_not_know_is_refused(tmp_path):
     prepare(EMBEDDED, None, tmp_path / "m.json")
     with pytest.raises(UserError, match=r"'augment.resized_crop' does not suit dataset 'tiny'"):
-        _open(EMBEDDED, tmp_path / "m.json", Augment(resized_crop=True))
+        _open(EMBEDDED, tmp_path / "m.json", Augment(resized_crop=ResizedCrop()))
+
+
+@pytest.mark.parametrize(
+    "notation",
+    [
+        *(
+            "rand",
+            "rand-",
+            "rnd-m9",
+            "rand-m9-x3",
+            "rand-m",
+            "rand-m9.5",
+            "rand-n0",
+            "rand-mstd",
+            "rand-inc2",
+            "rand-p2",
+        ),
+        *("rand-m9-m5", "rand-m9_n1", "rand-m9-tweights", "original-mstd0.5", "RAND-M9", "rand-m9 ", "rand-m-9"),
+    ],
+)
+def test_a_wrong_randaugment_notation_is_refused_before_training_with_an_example(notation, tmp_path):
+    prepare(EMBEDDED, None, tmp_path / "m.json")
+    with pytest.raises(UserError, match=r"'augment.randaugment' is .*such as 'rand-m9-n1-mstd0.4-inc1'$") as caught:
+        _open(EMBEDDED, tmp_path / "m.json", Augment(randaugment=notation))
+    assert f"'{notation}'" in str(caught.value)
+
+
+def test_data_in_memory_take_every_augmentation_but_a_resized_crop(tmp_path):
+    prepare(EMBEDDED, None, tmp_path / "m.json")
+    augment = Augment(crop_padding=1, flip=True, randaugment="rand-m9-n1-mstd0.4-inc1", erasing=0.25)
+    loader = _open(EMBEDDED, tmp_path / "m.json", augment)
+    whole, resumed = list(loader.train(1)), list(loader.train(1, 6))
+    assert [len(labels) for _, labels in whole] == [4] * 10
+    for (images, labels), (again, labels_again) in zip(whole[6:], resumed, strict=True):
+        assert torch.equal(images, again) and torch.equal(labels, labels_again)
+    plain = _open(EMBEDDED, tmp_path / "m.json")
+    for (images, labels), (other, same) in zip(whole, plain.train(1), strict=True):
+        assert torch.equal(labels, same) and not torch.equal(images, other)
+    for (images, _), (same, _) in zip(loader.test(), plain.test(), strict=True):
+        assert torch.equal(images, same)
+
+
+def test_images_in_memory_pass_through_worker_processes_unscaled(tmp_path):
+    prepare(EMBEDDED, None, tmp_path / "m.json")
+    plain = _open(EMBEDDED, tmp_path / "m.json")
+    never = _open(EMBEDDED, tmp_path / "m.json", Augment(randaugment="rand-p0.0"))  # each operation with probability 0
+    for (images, labels), (same, labels_too) in zip(never.train(2), plain.train(2), strict=True):
+        assert torch.equal(images, same) and torch.equal(labels, labels_too)
 
 
 def test_importing_the_package_loads_neither_torch_nor_numpy():

@@ -1,0 +1,65 @@
+"""Mixing two images and their labels, and smoothing of labels."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from bkdsnn.errors import UserError
+from bkdsnn.spec import Mix, Recipe
+from bkdsnn.streams import seeded
+
+if TYPE_CHECKING:
+    from timm.data.mixup import Mixup
+
+
+class Mixing:
+    """What a recipe's `mix` and `label_smoothing` make of a training batch of a dataset of K `classes`.
+
+    Mixup (Zhang et al., ICLR 2018) and cutmix (Yun et al., ICCV 2019) are timm's: one draw a batch, image i is mixed
+    with image B - 1 - i, targets with smoothed labels. Raises UserError if `mix` meets an odd `batch_size`.
+    """
+
+    def __init__(self, recipe: Recipe, classes: int, seed: int) -> None:
+        if recipe.mix and recipe.batch_size % 2:
+            raise UserError(
+                f"recipe key 'batch_size' is {recipe.batch_size}; 'mix' pairs the images of a batch and needs an even "
+                "number: change one, or leave 'mix' out"
+            )
+        self._smoothing, self._classes, self._seed = recipe.label_smoothing, classes, seed
+        self._soft = bool(recipe.mix or recipe.label_smoothing)
+        self._mixup = _mixup(recipe.mix, recipe.label_smoothing, classes) if recipe.mix else None
+        self._end = recipe.mix.off_epoch or math.inf if recipe.mix else 0
+
+    def __call__(self, images: Tensor, labels: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+        """Return images (B, C, H, W), mixed in place, and targets: float32 (B, K), or `labels` as they are.
+
+        A pure function of (seed, epoch, step). Labels, int64 (B,), come back where the recipe neither mixes nor
+        smooths; from `off_epoch` on nothing is mixed, but targets stay (B, K).
+        """
+        if self._mixup and epoch < self._end:
+            with seeded(self._seed, "mixing", epoch, step):
+                return self._mixup(images, labels)
+        return images, smoothed(labels, self._classes, self._smoothing) if self._soft else labels
+
+
+def smoothed(labels: Tensor, classes: int, smoothing: float) -> Tensor:
+    """Return targets (B, K): `smoothing` spread over all K classes (Szegedy et al., 2016), the rest at the label."""
+    rest = torch.full((len(labels), classes), smoothing / classes, device=labels.device)
+    return rest.scatter_(1, labels[:, None], 1 - smoothing + smoothing / classes)
+
+
+def _mixup(mix: Mix, smoothing: float, classes: int) -> Mixup:
+    from timm.data.mixup import Mixup
+
+    return Mixup(
+        mixup_alpha=mix.mixup,
+        cutmix_alpha=mix.cutmix,
+        prob=mix.probability,
+        switch_prob=mix.switch,
+        label_smoothing=smoothing,
+        num_classes=classes,
+    )
