@@ -37,6 +37,8 @@ def save(path: Path, spec: str, position: Position, parts: dict[str, nn.Module],
     tensors = {f"{name}/{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
     state = optimizer.state_dict()
     tensors |= {f"optimizer/{i}/{key}": value for i, entry in state["state"].items() for key, value in entry.items()}
+    # timm's LAMB counts its steps, on which its bias correction depends, in the groups
+    tensors |= {f"groups/{i}/step": group["step"] for i, group in enumerate(state["param_groups"]) if "step" in group}
     header = {"format": FORMAT, "spec": spec, "position": vars(position), "scaler": scaler.state_dict()}
     write_tensors(path, {key: value for key, value in tensors.items() if value is not None}, header)
 
@@ -51,7 +53,9 @@ def load(path: Path, spec: str, parts: dict[str, nn.Module], optimizer: Any, sca
         )
     for name, part in parts.items():
         load_weights(part, _below(tensors, name), str(path))
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": _optimizer_state(_below(tensors, "optimizer"))})
+    counts = _by_index(_below(tensors, "groups"))
+    groups = [group | counts.get(i, {}) for i, group in enumerate(optimizer.state_dict()["param_groups"])]
+    optimizer.load_state_dict({"state": _by_index(_below(tensors, "optimizer")), "param_groups": groups})
     scaler.load_state_dict(header["scaler"])
     return Position(**header["position"])
 
@@ -97,9 +101,10 @@ def _below(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
     return {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
 
 
-def _optimizer_state(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    state: dict[int, dict[str, Tensor]] = {}
+def _by_index(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """Return the tensors `<i>/<key>` as dictionaries by number."""
+    found: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         index, key = name.split("/", 1)
-        state.setdefault(int(index), {})[key] = value
-    return state
+        found.setdefault(int(index), {})[key] = value
+    return found

@@ -13,15 +13,14 @@ from torch import nn
 from bkdsnn import checkpoint, devices, files, models
 from bkdsnn.data import open_data
 from bkdsnn.data.loader import Loader
-from bkdsnn.errors import UserError
 from bkdsnn.evaluate import Evaluation, evaluate
 from bkdsnn.progress import log
 from bkdsnn.provenance import provenance
 from bkdsnn.runs import RunFolder
 from bkdsnn.slices import Slice
-from bkdsnn.spec import Augment, Pretrained, RunSpec
+from bkdsnn.sources import load_source
+from bkdsnn.spec import Augment, RunSpec
 from bkdsnn.train import train
-from bkdsnn.weights import stored
 
 EVALUATION_BATCH = 250  # images at a time where no recipe says
 
@@ -41,13 +40,14 @@ def execute(spec: RunSpec, results: Path, resources: Path, device: torch.device,
         log.info("%s: on %s", spec.name, name)
         loader = open_loader(spec, results, device)
         if spec.recipe is None:
-            network = load_source(spec, folder, resources).to(device)
-            evaluation = evaluate(network, loader)
+            network = models.build(spec.network, spec.dataset)
+            load_source(network, spec, folder, resources)
+            evaluation = evaluate(network.to(device), loader)
             history: list[dict[str, Any]] = []
             log.info("%s: top-1 %.2f %%", spec.name, evaluation.top1)
         else:
             with Slice(minutes, folder.path) as part:
-                network, evaluation, history = train(spec, spec.recipe, folder, loader, device, part)
+                network, evaluation, history = train(spec, spec.recipe, folder, loader, device, part, resources)
         write_artefacts(folder, network, evaluation, history, loader, name)
         folder.clear_checkpoints()
 
@@ -60,28 +60,10 @@ def open_loader(spec: RunSpec, results: Path, device: torch.device) -> Loader:
         results / "data" / f"{spec.dataset.name}.json",
         batch_size=recipe.batch_size if recipe else EVALUATION_BATCH,
         augment=recipe.augment if recipe else Augment(),
+        view=spec.network.view,
         seed=spec.seed,
         device=device,
     )
-
-
-def load_source(spec: RunSpec, folder: RunFolder, resources: Path) -> nn.Module:
-    """Build the network with the weights of its source: another run, or published ones."""
-    network = models.build(spec.network, spec.dataset.classes)
-    if isinstance(spec.source, Pretrained):
-        path = stored(resources / "weights", spec.source)
-        tensors, header = checkpoint.read_tensors(path)
-        if not str(header.get("sha256")).startswith(spec.source.sha256):
-            raise UserError(
-                f"{path}: made from SHA-256 {header.get('sha256')}, expected {spec.source.sha256}; delete it"
-            )
-        # files older than this counter, which nothing here reads, lack it
-        counters = {key: value for key, value in network.state_dict().items() if key.endswith("num_batches_tracked")}
-        checkpoint.load_weights(network, counters | tensors, str(path))
-    elif spec.source is not None:
-        source = folder.of(spec.source)
-        checkpoint.load_weights(network, source.weights(), str(source.path / "weights.safetensors"))
-    return network
 
 
 def write_artefacts(

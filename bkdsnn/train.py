@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import math
 import time
+from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from bkdsnn import checkpoint, devices, models, streams
 from bkdsnn.checkpoint import Position
 from bkdsnn.data.loader import Loader
+from bkdsnn.data.mixing import Mixing
 from bkdsnn.distill import Criterion
 from bkdsnn.errors import Interrupted, UserError
 from bkdsnn.evaluate import Evaluation, evaluate
-from bkdsnn.models import Outputs, ResNet
+from bkdsnn.models import Network, Outputs
+from bkdsnn.optim import learning_rate, make_optimizer
 from bkdsnn.progress import Progress
 from bkdsnn.runs import RunFolder
 from bkdsnn.slices import Saver, Slice
+from bkdsnn.sources import load_source
 from bkdsnn.spec import Recipe, RunSpec
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
@@ -26,17 +30,27 @@ GUARD = 50  # steps between two looks at the losses: each look waits for the dev
 
 
 def train(
-    spec: RunSpec, recipe: Recipe, folder: RunFolder, loader: Loader, device: torch.device, part: Slice
-) -> tuple[ResNet, Evaluation, list[dict[str, Any]]]:
+    spec: RunSpec,
+    recipe: Recipe,
+    folder: RunFolder,
+    loader: Loader,
+    device: torch.device,
+    part: Slice,
+    resources: Path,
+) -> tuple[Network, Evaluation, list[dict[str, Any]]]:
     """Train to the end, or save and raise `Interrupted` when the slice ends.
 
-    Returns the student, its evaluation after the last epoch, and the history (one record an epoch). Raises
-    `UserError` for a checkpoint of another run, a loss that is not finite, and less data than one batch.
+    Training begins with the weights of the run's source, if it has one; published ones lie in the folder `resources`.
+    Returns the student, its evaluation after the last epoch, and the history (one record an epoch). Raises `UserError`
+    for a checkpoint of another run, a loss that is not finite, and less data than one batch.
     """
     if not loader.steps:
         raise UserError(f"'batch_size' is {recipe.batch_size}, more than the {loader.train_size} training images")
     teacher = load_teacher(spec, folder, device)
     student, criterion = build(spec, teacher, device)
+    if spec.source:
+        load_source(student, spec, folder, resources)
+    mixing = Mixing(recipe, spec.dataset.classes, spec.seed)
     optimizer = make_optimizer(recipe, [*student.parameters(), *criterion.parameters()])
     scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda" and recipe.precision == "fp16")
     parts = {"student": student, "criterion": criterion}
@@ -46,15 +60,16 @@ def train(
     if folder.checkpoint.exists():
         at = checkpoint.load(folder.checkpoint, spec.digest, parts, optimizer, scaler)
     folder.write_history(at.history)
-    progress = Progress(spec.name, recipe.epochs, loader.steps, at.epoch + at.step / loader.steps)
+    progress = Progress(spec.name, recipe.total_epochs, loader.steps, at.epoch + at.step / loader.steps)
     evaluation = None
 
-    while at.epoch < recipe.epochs:
+    while at.epoch < recipe.total_epochs:
         student.train()
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(recipe, at.epoch)
         meter = Meter(folder, at)
-        for images, labels in loader.train(at.epoch, at.step):
+        for batch in loader.train(at.epoch, at.step):
+            images, labels = mixing(*batch, at.epoch, at.step)
             with torch.autocast(device.type, DTYPES[recipe.precision], enabled=device.type == "cuda"):
                 outputs = student(images, criterion.taps)
                 target = imitated(teacher, images, criterion.teacher_taps)
@@ -81,48 +96,32 @@ def train(
     return student, evaluation or evaluate(student, loader), at.history
 
 
-def build(spec: RunSpec, teacher: ResNet | None, device: torch.device) -> tuple[ResNet, Criterion]:
+def build(spec: RunSpec, teacher: Network | None, device: torch.device) -> tuple[Network, Criterion]:
     """Make the student and its criterion; at one seed every method begins with the same student."""
     size = spec.dataset.image_size
     teacher_shapes = models.feature_shapes(teacher, size) if teacher else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(streams.key(spec.seed, "init", 0))
-        student = models.build(spec.network, spec.dataset.classes)
+        student = models.build(spec.network, spec.dataset)
         torch.manual_seed(streams.key(spec.seed, "init", 1))
         criterion = Criterion(spec, models.feature_shapes(student, size), teacher_shapes)
     return student.to(device), criterion.to(device)
 
 
-def load_teacher(spec: RunSpec, folder: RunFolder, device: torch.device) -> ResNet | None:
+def load_teacher(spec: RunSpec, folder: RunFolder, device: torch.device) -> Network | None:
     """Return the finished teacher in evaluation mode, its parameters frozen; None for a run without one."""
     if spec.teacher is None:
         return None
-    teacher = models.build(spec.teacher.network, spec.dataset.classes)
+    teacher = models.build(spec.teacher.network, spec.dataset)
     source = folder.of(spec.teacher)
     checkpoint.load_weights(teacher, source.weights(), str(source.path / "weights.safetensors"))
     return teacher.requires_grad_(False).eval().to(device)
 
 
 @torch.no_grad()
-def imitated(teacher: ResNet | None, images: Tensor, taps: tuple[str, ...]) -> Outputs | None:
+def imitated(teacher: Network | None, images: Tensor, taps: tuple[str, ...]) -> Outputs | None:
     """Return the teacher's outputs for the student's own batch (B C H W), without gradient."""
     return teacher(images, taps) if teacher else None
-
-
-def make_optimizer(recipe: Recipe, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
-    """Return the recipe's optimiser; student, restoration block and adapters share one group."""
-    common: dict[str, Any] = {"lr": recipe.lr, "weight_decay": recipe.weight_decay}
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(parameters, momentum=recipe.momentum, **common)
-    return {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[recipe.optimizer](parameters, **common)
-
-
-def learning_rate(recipe: Recipe, epoch: int) -> float:
-    """Linear warm-up to `lr`, then cosine to `min_lr`, constant within an epoch (epochs count from 0)."""
-    if epoch < recipe.warmup_epochs:
-        return recipe.lr * (epoch + 1) / (recipe.warmup_epochs + 1)
-    phase = (epoch - recipe.warmup_epochs) / (recipe.epochs - recipe.warmup_epochs)
-    return recipe.min_lr + (recipe.lr - recipe.min_lr) * (1 + math.cos(math.pi * phase)) / 2
 
 
 class Meter:

@@ -3,15 +3,80 @@
 from __future__ import annotations
 
 import pickle
+import re
+import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from bkdsnn import files
-from bkdsnn.errors import UserError
+from bkdsnn.errors import UserError, unknown
+from bkdsnn.progress import log
 from bkdsnn.spec import Pretrained
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+HUB_FILE = "model.safetensors"
+
+
+class Url(NamedTuple):
+    """A file that its publisher offers at one address."""
+
+    url: str
+
+    @property
+    def file(self) -> str:
+        """The file's name, also in the folder 'weights.root'."""
+        return Path(self.url).name
+
+    @property
+    def origin(self) -> str:
+        """Where a person finds it."""
+        return self.url
+
+    def download(self, folder: Path) -> tuple[Path, None]:
+        """Return the file, now in `folder`; an address states no checksum. Raises an OSError if that fails."""
+        import torch.hub
+
+        folder.mkdir(parents=True, exist_ok=True)
+        torch.hub.download_url_to_file(self.url, str(folder / self.file))
+        return folder / self.file, None
+
+
+class Repository(NamedTuple):
+    """A repository of the Hugging Face hub, whose weights lie in `HUB_FILE`."""
+
+    name: str
+
+    @property
+    def file(self) -> str:
+        """What the file is called in the folder 'weights.root': in the repositories all have one name."""
+        return f"{self.name.rpartition('/')[2]}.safetensors"
+
+    @property
+    def origin(self) -> str:
+        """Where a person finds it."""
+        return f"{HUB_FILE} of '{self.name}' on the Hugging Face hub"
+
+    def download(self, folder: Path) -> tuple[Path, str]:
+        """Return the file, now in `folder`, and the SHA-256 that the hub states for it.
+
+        Raises:
+            OSError: the download fails.
+            UserError: the hub states no SHA-256.
+        """
+        import huggingface_hub as hub
+        from huggingface_hub.errors import HTTPError
+
+        try:
+            stated = hub.get_hf_file_metadata(hub.hf_hub_url(self.name, HUB_FILE))
+            if not re.fullmatch("[0-9a-f]{64}", stated.etag or ""):
+                raise UserError(f"{self.origin}: expected a SHA-256 from the hub, found '{stated.etag}'")
+            target = hub.hf_hub_download(self.name, HUB_FILE, revision=stated.commit_hash, local_dir=folder)
+        except (HTTPError, RuntimeError) as error:  # not all that it raises are OSErrors
+            raise OSError(str(error)) from error
+        return Path(target), str(stated.etag)
 
 
 def stored(folder: Path, pretrained: Pretrained) -> Path:
@@ -22,32 +87,61 @@ def stored(folder: Path, pretrained: Pretrained) -> Path:
 def fetch(pretrained: Pretrained, target: Path, local: Path | None) -> None:
     """Write the weights to `target`, from the folder `local` if given, else from their publisher.
 
-    Raises `UserError` if the file is missing or has another checksum. The publisher's format is read with torch's
-    restricted unpickler (tensors only), and only after the checksum has been verified.
+    Raises `UserError` if the file is missing or has another checksum. It is read only after its checksum has been
+    verified; pickles by torch's restricted unpickler (tensors only).
     """
     from bkdsnn.checkpoint import write_tensors
 
-    url = _address(pretrained)
-    source = local / Path(url).name if local else _download(url, target.with_suffix(".download"))
+    place = published_at(pretrained.name)
+    scratch = target.with_suffix(".download")
     try:
-        tensors = read_published(source, pretrained)
-        write_tensors(target, tensors, {"sha256": files.sha256(source), "name": pretrained.name})
+        source, stated = _found(place, local, pretrained) if local else _downloaded(place, scratch)
+        digest = verify(source, pretrained, stated)
+        write_tensors(target, read_published(source), {"sha256": digest, "name": pretrained.name})
     finally:
-        if local is None:
-            source.unlink(missing_ok=True)
+        shutil.rmtree(scratch, ignore_errors=True)
 
 
-def read_published(source: Path, pretrained: Pretrained) -> dict[str, Tensor]:
-    """Return the tensors of a published file after checking its checksum; `UserError` if it holds anything else."""
-    import torch
+def published_at(name: str) -> Url | Repository:
+    """Return where the weights of that name are published; `UserError` if nobody publishes any of that name."""
+    publisher, _, rest = name.partition("/")
+    if publisher not in _PUBLISHERS:
+        raise unknown("publisher", publisher, _PUBLISHERS, f"weights '{name}'")
+    place = _PUBLISHERS[publisher](rest)
+    if place is None:
+        raise UserError(f"weights '{name}': {publisher} has no such weights; expected a full name, such as {_EXAMPLES}")
+    return place
 
-    if not source.is_file():
-        raise UserError(f"{source}: no such file; expected the weights '{pretrained.name}' (key 'weights.root')")
+
+def verify(source: Path, pretrained: Pretrained, stated: str | None) -> str:
+    """Return the SHA-256 of a file; `UserError` if it is not the one expected, or not what its publisher `stated`.
+
+    Where neither is known the file is taken as it is, with a warning that says how to make its checksum binding.
+    """
     found = files.sha256(source)
-    if not found.startswith(pretrained.sha256):
-        raise UserError(f"{source}: SHA-256 begins {found[:8]}, expected {pretrained.sha256} for '{pretrained.name}'")
+    for expected in filter(None, (pretrained.sha256, stated)):
+        if not found.startswith(expected):
+            raise UserError(f"{source}: SHA-256 begins {found[:8]}, expected {expected} for '{pretrained.name}'")
+    if stated:
+        log.info("weights '%s': SHA-256 %s, as the publisher states", pretrained.name, found)
+    elif pretrained.sha256 is None:
+        advice = f"add it as 'sha256' where config/paper/ names '{pretrained.name}'"
+        log.warning("%s: nothing states its checksum; its SHA-256 is %s: %s", source, found, advice)
+    return found
+
+
+def read_published(source: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file in safetensors or torch's format; `UserError` if it holds anything else."""
+    import torch
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
     try:
+        if source.suffix == ".safetensors":
+            return load_file(source)
         content = torch.load(source, map_location="cpu", weights_only=True)
+    except SafetensorError as error:
+        raise UserError(f"{source}: damaged, or not safetensors ({error})") from error
     except (pickle.UnpicklingError, EOFError, KeyError, RuntimeError) as error:
         raise UserError(f"{source}: damaged, or holds more than tensors; expected a state dict") from error
     if not isinstance(content, dict) or not all(isinstance(value, torch.Tensor) for value in content.values()):
@@ -55,24 +149,44 @@ def read_published(source: Path, pretrained: Pretrained) -> dict[str, Tensor]:
     return content
 
 
-def _address(pretrained: Pretrained) -> str:
-    publisher, _, name = pretrained.name.partition("/")
-    if publisher != "torchvision":
-        raise UserError(f"weights '{pretrained.name}': unknown publisher '{publisher}', expected torchvision")
+def _found(place: Url | Repository, folder: Path, pretrained: Pretrained) -> tuple[Path, None]:
+    source = folder / place.file
+    if not source.is_file():
+        raise UserError(
+            f"{source}: no such file; expected the weights '{pretrained.name}' (key 'weights.root'): {place.origin}"
+        )
+    return source, None
+
+
+def _downloaded(place: Url | Repository, folder: Path) -> tuple[Path, str | None]:
+    try:
+        return place.download(folder)
+    except OSError as error:
+        advice = f"download it yourself, as {place.file}, and set 'weights.root'"
+        raise UserError(f"cannot download {place.origin}: {error}; {advice}") from error
+
+
+def _torchvision(name: str) -> Url | None:
     from torchvision.models import get_weight
 
     try:
-        return get_weight(name).url
-    except (ValueError, AttributeError, KeyError) as error:
-        raise UserError(f"weights '{pretrained.name}': torchvision has no such weights") from error
+        return Url(get_weight(name).url)
+    except (ValueError, AttributeError, KeyError):
+        return None
 
 
-def _download(url: str, target: Path) -> Path:
-    import torch.hub
+def _timm(name: str) -> Url | Repository | None:
+    """Names have a tag: without one timm takes its default, which may change. JAX's files are left to the hub."""
+    from timm.models import get_pretrained_cfg
 
     try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(url, str(target))
-    except OSError as error:
-        raise UserError(f"cannot download {url}: {error}; download it yourself and set 'weights.root'") from error
-    return target
+        found = get_pretrained_cfg(name, allow_unregistered=False) if "." in name else None
+    except RuntimeError:
+        return None
+    if found and isinstance(found.url, str) and found.url.endswith(".pth"):
+        return Url(found.url)
+    return Repository(found.hf_hub_id) if found and found.hf_hub_id else None
+
+
+_PUBLISHERS = {"torchvision": _torchvision, "timm": _timm}
+_EXAMPLES = "torchvision/ResNet18_Weights.IMAGENET1K_V1 or timm/vit_base_patch16_224.orig_in21k_ft_in1k"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -17,26 +18,45 @@ from bkdsnn import checkpoint, data, paper
 from bkdsnn.errors import RESUMABLE, Interrupted, UserError
 from bkdsnn.execute import execute
 from bkdsnn.runs import RunFolder
-from bkdsnn.spec import RunSpec
-from bkdsnn.train import learning_rate
+from bkdsnn.spec import Augment, Mix, RunSpec
 
 CPU = torch.device("cpu")
 COLUMN = "resnet20-cifar10"
+SFORMER = "sformer-2-384-cifar10"
+# All that the published recipes of transformers do to a batch, at twice their rates; mixing ends within the run.
+PUBLISHED = {
+    "epochs": 2,
+    "cooldown_epochs": 1,
+    "warmup_epochs": 1,
+    "warmup_lr": 1e-4,
+    "label_smoothing": 0.1,
+    "mix": Mix(mixup=0.5, cutmix=0.5, off_epoch=1),
+    "augment": Augment(flip=True, randaugment="rand-m9-n2-mstd0.4-inc1", erasing=0.5, erasing_mode="pixel"),
+}
 
 
 def spec_of(method, **recipe):
     """The smoke-scale run of a method, with changes to its recipe."""
-    spec = paper.plan("table2a", "smoke").cell(method, COLUMN).runs[0]
+    return changed(paper.plan("table2a", "smoke").cell(method, COLUMN).runs[0], **recipe)
+
+
+def transformer(method, **recipe):
+    """The smoke-scale run of a method on Spikingformer, with all that published recipes do and more changes."""
+    return changed(paper.plan("table2b", "smoke").cell(method, SFORMER).runs[0], **PUBLISHED | recipe)
+
+
+def changed(spec, **recipe):
     return spec.model_copy(update={"recipe": spec.recipe.model_copy(update=recipe)})
 
 
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
-    """Results folder with data and a trained teacher."""
+    """Results folder with data and trained teachers, a ResNet and a ViT."""
     results = tmp_path_factory.mktemp("results")
-    teacher = spec_of("ann")
-    data.prepare(teacher.dataset, None, results / "data" / f"{teacher.dataset.name}.json")
-    execute(teacher, results, results / "resources", CPU, None)
+    teachers = [spec_of("ann"), transformer("bkdsnn").teacher]
+    data.prepare(teachers[0].dataset, None, results / "data" / f"{teachers[0].dataset.name}.json")
+    for teacher in teachers:
+        execute(teacher, results, results / "resources", CPU, None)
     return results
 
 
@@ -96,17 +116,61 @@ def test_restoration_block_and_adapter_are_not_part_of_the_student(results):
 
 @pytest.mark.parametrize("method", ["bkdsnn", "lasnn", "tet"])
 def test_resumed_equals_uninterrupted_bit_for_bit(results, tmp_path, method):
-    spec = spec_of(method, epochs=2)
+    compare_sliced(spec_of(method, epochs=2), results, tmp_path / "again")
+
+
+def compare_sliced(spec, results, again):
+    """Assert that training a step a slice, in the folder `again`, leaves what uninterrupted training does."""
     whole = run(spec, results)
-    shutil.copytree(results, tmp_path / "again", ignore=shutil.ignore_patterns(spec.name))
-    sliced, slices = run_in_slices(spec, tmp_path / "again")
-    steps = spec.recipe.epochs * (spec.dataset.digits.train // spec.recipe.batch_size)
+    shutil.copytree(results, again, ignore=shutil.ignore_patterns(spec.name))
+    sliced, slices = run_in_slices(spec, again)
+    steps = spec.recipe.total_epochs * (spec.dataset.digits.train // spec.recipe.batch_size)
     assert slices == steps + 1
-    first, second = (load_file(path / "weights.safetensors") for path in (whole, sliced))
-    assert all(torch.equal(first[key], second[key]) for key in first)
-    assert losses(whole) == losses(sliced)
-    assert (whole / "predictions.npz").read_bytes() == (sliced / "predictions.npz").read_bytes()
+    assert_equal(whole, sliced)
+    assert len(losses(sliced)) == spec.recipe.total_epochs
     assert len(json.loads((sliced / "provenance.json").read_text())["attempts"]) == slices
+
+
+def assert_equal(one, other):
+    """Assert that two runs left the same bits."""
+    first, second = (load_file(path / "weights.safetensors") for path in (one, other))
+    assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
+    assert losses(one) == losses(other)
+    assert (one / "predictions.npz").read_bytes() == (other / "predictions.npz").read_bytes()
+
+
+@pytest.mark.parametrize("method", ["bkdsnn", "kdsnn"])
+def test_a_resumed_transformer_equals_an_uninterrupted_one_bit_for_bit(results, tmp_path, method):
+    spec = transformer(method)
+    assert spec.recipe.optimizer == "adamw" and not spec.recipe.decay_vectors and spec.recipe.total_epochs == 3
+    compare_sliced(spec, results, tmp_path / "again")
+
+
+def test_lambs_count_of_steps_survives_a_resume(results, tmp_path):
+    spec = transformer("spikingformer", optimizer="lamb", cooldown_epochs=0, augment=Augment())
+    compare_sliced(spec, results, tmp_path / "again")
+
+
+@pytest.mark.parametrize("method", ["bkdsnn", "lasnn"])
+def test_a_transformer_depends_on_its_seed_alone(results, tmp_path, method):
+    shutil.copytree(results, tmp_path / "again")
+    paths = []
+    for number, folder in enumerate((results, tmp_path / "again")):
+        torch.manual_seed(number)
+        np.random.seed(number)
+        random.seed(number)
+        paths.append(run(transformer(method), folder))
+    assert_equal(*paths)
+
+
+def test_cooldown_is_counted_and_trains(results):
+    paths = [run(transformer("spikingformer", min_lr=1e-3, cooldown_epochs=epochs), results) for epochs in (0, 2)]
+    histories = [[json.loads(line) for line in (path / "history.jsonl").read_text().splitlines()] for path in paths]
+    assert [[record["epoch"] for record in history] for history in histories] == [[1, 2], [1, 2, 3, 4]]
+    assert losses(paths[0]) == losses(paths[1])[:2]
+    assert json.loads((paths[1] / "metrics.json").read_text())["epochs"] == 4
+    shorter, longer = (load_file(path / "weights.safetensors")["head.weight"] for path in paths)
+    assert not torch.equal(shorter, longer)
 
 
 def test_adam_state_survives_a_resume(results, tmp_path):
@@ -242,15 +306,6 @@ def test_conversion_evaluates_the_trained_ann_and_approaches_it_with_time(result
     assert converted_metrics["parameters"] == metrics["parameters"]
     ours, theirs = (load_file(folder / "weights.safetensors") for folder in (path, source))
     assert ours.keys() == theirs.keys() and all(torch.equal(ours[key], theirs[key]) for key in ours)
-
-
-def test_learning_rate_warms_up_and_falls_to_the_minimum():
-    recipe = spec_of("sew-resnet", epochs=12, warmup_epochs=2, lr=1.0, min_lr=0.1).recipe
-    rates = [learning_rate(recipe, epoch) for epoch in range(12)]
-    assert rates[:3] == pytest.approx([1 / 3, 2 / 3, 1.0])
-    assert rates[2:] == sorted(rates[2:], reverse=True)
-    assert learning_rate(recipe, 7) == pytest.approx(0.55)
-    assert learning_rate(recipe, 12) == pytest.approx(0.1)
 
 
 def command(results, spec, *options):

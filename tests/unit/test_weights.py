@@ -2,18 +2,21 @@
 
 import hashlib
 import json
+import logging
 import os
 import socket
 
+import huggingface_hub
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from bkdsnn import checkpoint, data, models, paper, streams
 from bkdsnn.errors import UserError
 from bkdsnn.execute import execute
 from bkdsnn.runs import RunFolder
-from bkdsnn.spec import Pretrained
+from bkdsnn.spec import Pretrained, ViT
 from bkdsnn.weights import fetch, stored
 
 CPU = torch.device("cpu")
@@ -39,7 +42,7 @@ def network():
     """The teacher of the smoke scale with statistics of its norms that are not the initial ones."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(streams.key(1, "init"))
-        net = models.build(TEACHER.network, TEACHER.dataset.classes)
+        net = models.build(TEACHER.network, TEACHER.dataset)
         for layer in net.modules():
             if isinstance(layer, torch.nn.BatchNorm2d):
                 layer.running_mean.normal_(0, 0.1)
@@ -47,16 +50,16 @@ def network():
     return net.eval()
 
 
-def publish(folder, content):
+def publish(folder, content, name=NAME, file=FILE):
     """Save `content` as the publisher of the weights does; return the weights with the checksum of this file."""
     folder.mkdir(exist_ok=True)
-    torch.save(content, folder / FILE)
-    return Pretrained(name=NAME, sha256=hashlib.sha256((folder / FILE).read_bytes()).hexdigest())
+    torch.save(content, folder / file)
+    return Pretrained(name=name, sha256=hashlib.sha256((folder / file).read_bytes()).hexdigest())
 
 
-def evaluation(pretrained):
+def evaluation(pretrained, network=TEACHER.network):
     """The run that evaluates these weights, as a teacher of the paper scale on embedded data."""
-    return TEACHER.model_copy(update={"recipe": None, "source": pretrained})
+    return TEACHER.model_copy(update={"recipe": None, "source": pretrained, "network": network})
 
 
 def run(spec, folder):
@@ -142,14 +145,17 @@ def test_a_file_with_another_checksum_is_refused(tmp_path):
 def test_a_missing_file_is_named_with_the_key_to_set(tmp_path):
     (tmp_path / "mine").mkdir()
     pretrained = Pretrained(name=NAME, sha256="f37072fd")
-    refused(pretrained, tmp_path, rf"mine/{FILE}: no such file; expected the weights '{NAME}' \(key 'weights.root'\)")
+    refused(
+        pretrained, tmp_path, rf"mine/{FILE}: no such file; expected the weights '{NAME}' \(key 'weights.root'\): https"
+    )
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("timm/vit_base", "unknown publisher 'timm', expected torchvision"),
-        ("ResNet18_Weights.IMAGENET1K_V1", "unknown publisher 'ResNet18_Weights.IMAGENET1K_V1'"),
+        ("timm/vit_base", "timm has no such weights; expected a full name, such as torchvision/ResNet18"),
+        ("timm/vit_small_patch16_224", "timm has no such weights"),  # without a tag
+        ("timm/vit_small_patch16_224.augreg_in21k_ft_in2k", "timm has no such weights"),
         ("torchvision/ResNet18_Weights.IMAGENET1K_V9", "torchvision has no such weights"),
         ("torchvision/ResNet17_Weights.IMAGENET1K_V1", "torchvision has no such weights"),
         ("torchvision/nonsense", "torchvision has no such weights"),
@@ -157,6 +163,12 @@ def test_a_missing_file_is_named_with_the_key_to_set(tmp_path):
 )
 def test_weights_that_nobody_publishes_are_refused(tmp_path, name, message):
     refused(Pretrained(name=name, sha256="f37072fd"), tmp_path, rf"weights '{name}': {message}")
+
+
+def test_an_unknown_publisher_is_named_with_the_known_ones(tmp_path):
+    name = "timn/vit_base"
+    message = rf"unknown publisher 'timn' in weights '{name}' \(did you mean 'timm'\?\); expected one of: timm, torchv"
+    refused(Pretrained(name=name), tmp_path, message)
 
 
 class Payload:
@@ -228,7 +240,137 @@ def test_stored_weights_that_were_never_fetched_are_named(tmp_path):
 
 def test_without_a_network_the_message_says_how_to_do_without(tmp_path):
     target = stored(tmp_path, Pretrained(name=NAME, sha256="f37072fd"))
-    message = rf"cannot download https://\S+/{FILE}: .*; download it yourself and set 'weights.root'"
+    message = rf"cannot download https://\S+/{FILE}: .*; download it yourself, as {FILE}, and set 'weights.root'"
     with pytest.raises(UserError, match=message):
         fetch(Pretrained(name=NAME, sha256="f37072fd"), target, None)
+    assert list(tmp_path.iterdir()) == []
+
+
+# --- timm -------------------------------------------------------------------------------------------------------------
+
+BASE, BASE_FILE = "timm/vit_base_patch16_224.orig_in21k_ft_in1k", "jx_vit_base_p16_224-80ecf9dd.pth"
+SMALL = "timm/vit_small_patch16_224.augreg_in21k_ft_in1k"
+SMALL_FILE = "vit_small_patch16_224.augreg_in21k_ft_in1k.safetensors"
+OWN = {"mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
+VIT = ViT(name="vit", image_size=16, patch=8, dim=16, depth=2, heads=2, **OWN)
+
+
+def transformer(seed=0, network=VIT):
+    """State dict of a ViT with timm's names."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return models.build(network, TEACHER.dataset).state_dict()
+
+
+def publish_small(folder):
+    """A file of safetensors as timm publishes it, under the name expected of a local copy; return its SHA-256."""
+    folder.mkdir(exist_ok=True)
+    save_file(transformer(), folder / SMALL_FILE)
+    return hashlib.sha256((folder / SMALL_FILE).read_bytes()).hexdigest()
+
+
+def hub(monkeypatch, folder, etag):
+    """Let the calls of huggingface_hub find the file in `folder`, and state `etag` for it."""
+    repository, revision = SMALL, "3c5e0b2d"
+
+    def metadata(url):
+        assert url.endswith(f"/{repository}/resolve/main/model.safetensors")
+        return huggingface_hub.HfFileMetadata(revision, etag, url, None, None)
+
+    def download(repo_id, filename, *, revision, local_dir):
+        assert (repo_id, filename, revision) == (repository, "model.safetensors", "3c5e0b2d")
+        local_dir.mkdir(parents=True)
+        (local_dir / filename).write_bytes((folder / SMALL_FILE).read_bytes())
+        return str(local_dir / filename)
+
+    monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", metadata)
+    monkeypatch.setattr(huggingface_hub, "hf_hub_download", download)
+
+
+def test_weights_of_timm_with_a_checksum_serve_our_transformer(tmp_path):
+    pretrained = publish(tmp_path / "mine", transformer(), BASE, BASE_FILE)
+    target = take(pretrained, tmp_path)
+    assert target.name == "timm-vit_base_patch16_224.orig_in21k_ft_in1k.safetensors"
+    path = run(evaluation(pretrained, VIT), tmp_path)
+    weights, _ = checkpoint.read_tensors(path / "weights.safetensors")
+    assert weights.keys() == transformer().keys()
+    assert all(torch.equal(weights[key], value) for key, value in transformer().items())
+
+
+def test_a_local_file_of_unknown_checksum_is_used_with_advice(tmp_path, caplog):
+    digest = publish_small(tmp_path / "mine")
+    target = take(Pretrained(name=SMALL), tmp_path)
+    tensors, header = checkpoint.read_tensors(target)
+    assert header == {"sha256": digest, "name": SMALL}
+    assert all(torch.equal(tensors[key], value) for key, value in transformer().items())
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert f"SHA-256 is {digest}: add it as 'sha256' where config/paper/ names '{SMALL}'" in record.message
+    run(evaluation(Pretrained(name=SMALL), VIT), tmp_path)
+
+
+def test_a_checksum_added_to_the_configuration_binds(tmp_path, caplog):
+    digest = publish_small(tmp_path / "mine")
+    take(Pretrained(name=SMALL, sha256=digest), tmp_path)
+    assert not caplog.records
+    with pytest.raises(UserError, match=rf"{SMALL_FILE}: SHA-256 begins {digest[:8]}, expected 00000000 for '{SMALL}'"):
+        take(Pretrained(name=SMALL, sha256="0" * 8), tmp_path)
+
+
+def test_a_missing_file_of_a_repository_is_named_with_its_origin(tmp_path):
+    (tmp_path / "mine").mkdir()
+    message = rf"mine/{SMALL_FILE}: no such file; .* \(key 'weights.root'\): model.safetensors of '{SMALL}' on the Hug"
+    refused(Pretrained(name=SMALL), tmp_path, message)
+
+
+@pytest.mark.parametrize("keep", [0, 7, 300])
+def test_a_damaged_file_of_safetensors_is_refused(tmp_path, keep):
+    publish_small(tmp_path / "mine")
+    content = (tmp_path / "mine" / SMALL_FILE).read_bytes()[:keep]
+    (tmp_path / "mine" / SMALL_FILE).write_bytes(content)
+    refused(Pretrained(name=SMALL), tmp_path, rf"{SMALL_FILE}: damaged, or not safetensors")
+
+
+def test_the_hub_states_the_checksum_of_its_file(tmp_path, monkeypatch, caplog):
+    digest = publish_small(tmp_path / "there")
+    hub(monkeypatch, tmp_path / "there", digest)
+    caplog.set_level(logging.INFO, "bkdsnn")
+    target = stored(tmp_path / "weights", Pretrained(name=SMALL))
+    fetch(Pretrained(name=SMALL), target, None)
+    tensors, header = checkpoint.read_tensors(target)
+    assert header == {"sha256": digest, "name": SMALL}
+    assert tensors.keys() == transformer().keys()
+    assert [record.message for record in caplog.records] == [
+        f"weights '{SMALL}': SHA-256 {digest}, as the publisher states"
+    ]
+    assert list(target.parent.iterdir()) == [target]
+
+
+@pytest.mark.parametrize(
+    ("etag", "sha256", "message"),
+    [
+        ("0" * 64, None, r"model.safetensors: SHA-256 begins [0-9a-f]{8}, expected 0{64}"),
+        ("right", "0" * 8, r"model.safetensors: SHA-256 begins [0-9a-f]{8}, expected 0{8} for"),
+        ("9c1185a5c5e9fc54612808977ee8f548b2258d31", None, r"expected a SHA-256 from the hub, found '9c1185a5"),
+        (None, None, r"expected a SHA-256 from the hub, found 'None'"),
+    ],
+    ids=["another file", "another than configured", "no SHA-256", "nothing stated"],
+)
+def test_a_file_that_is_not_what_the_hub_states_is_refused(tmp_path, monkeypatch, etag, sha256, message):
+    digest = publish_small(tmp_path / "there")
+    hub(monkeypatch, tmp_path / "there", digest if etag == "right" else etag)
+    pretrained = Pretrained(name=SMALL, sha256=sha256)
+    (tmp_path / "weights").mkdir()
+    with pytest.raises(UserError, match=message):
+        fetch(pretrained, stored(tmp_path / "weights", pretrained), None)
+    assert list((tmp_path / "weights").iterdir()) == []
+
+
+def test_without_a_network_the_message_names_the_repository_and_the_file(tmp_path):
+    message = (
+        rf"cannot download model\.safetensors of '{SMALL}' on the Hugging Face hub: .*touched.*; "
+        rf"download it yourself, as {SMALL_FILE}, and set 'weights\.root'"
+    )
+    with pytest.raises(UserError, match=message):
+        fetch(Pretrained(name=SMALL), stored(tmp_path, Pretrained(name=SMALL)), None)
     assert list(tmp_path.iterdir()) == []
