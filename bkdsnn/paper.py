@@ -13,111 +13,30 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
 import yaml
-from pydantic import Field, TypeAdapter, ValidationError, model_validator
+from pydantic import TypeAdapter, ValidationError
 
+from bkdsnn.declarations import Column, Method, Row, Scale, Table, Terms
 from bkdsnn.errors import UserError, explain, suggest, unknown
 from bkdsnn.spec import (
     RUN_NAME,
     Dataset,
+    Network,
     Neuron,
     Pretrained,
     Quantised,
     Recipe,
-    ResNet,
     RunSpec,
     Strict,
-    TaskLoss,
     Term,
 )
 
 CONFIG = Path(__file__).resolve().parents[1] / "config"
 
 Preset = Literal["reference", "paper-text"]
-Role = Literal["student", "teacher", "conversion"]
-Fragment = dict[str, Any]
-TERMS = {term.model_fields["method"].default for term in get_args(get_args(Term)[0])}
+TERMS = {term.model_fields["method"].default: term for term in get_args(get_args(Term)[0])}
+FAMILIES = {family.model_fields["family"].default: family for family in get_args(get_args(Network)[0])}
+TIMELESS = ("ann", "qcfs")  # forms of a network
 M = TypeVar("M", bound=Strict)
-
-
-class Method(Strict):
-    """How the runs of one row are made. `base` names the method it extends; `student` is the column's own student."""
-
-    label: str
-    base: str | None = None
-    network: Fragment = {}
-    loss: TaskLoss | None = None
-    distill: dict[str, Fragment] = {}
-    teacher: str | None = Field(default=None, description="method of the run that is imitated")
-    source: str | None = Field(default=None, description="method of the run whose weights are converted")
-    recipe: Role | None = Field(default=None, description="the column's recipe for this role; none: evaluate only")
-
-
-class Column(Strict):
-    """One architecture on one dataset."""
-
-    key: str
-    heading: tuple[str, ...] = Field(description="one label per header level, outermost first")
-    dataset: str
-    network: str
-    student: str = Field(description="method that distilled students extend")
-    recipes: dict[Role, str]
-    pretrained: Pretrained | None = Field(default=None, description="published teacher weights")
-    parameters_m: float = Field(description="millions of parameters that the paper prints")
-
-
-class Row(Strict):
-    """One method over all columns; `paper` and `delta_against` are aligned with the columns."""
-
-    method: str
-    group: str
-    label: str | None = None
-    timesteps: int = Field(gt=0, description="T of spiking networks; an ANN has none")
-    paper: tuple[float | None, ...]
-    delta_against: tuple[str, ...] | None = Field(default=None, description="baseline row per column")
-    quoted: bool = Field(default=False, description="the paper takes these values from elsewhere")
-    distill: dict[str, Fragment] = {}
-
-
-class Table(Strict):
-    """A table of the paper."""
-
-    name: str
-    number: str
-    title: str
-    metric: str
-    groups: dict[str, str]
-    columns: tuple[Column, ...]
-    rows: tuple[Row, ...]
-    distill: dict[str, Fragment] = Field(default={}, description="options of distillation terms for the whole table")
-    footnotes: tuple[str, ...] = ()
-
-    @model_validator(mode="after")
-    def _aligned(self) -> Table:
-        methods = [row.method for row in self.rows]
-        for row in self.rows:
-            _expect(len(row.paper), len(self.columns), f"row '{row.method}': values in 'paper'")
-            _expect_known("group", row.group, self.groups, row.method)
-            for baseline in row.delta_against or ():
-                _expect_known("delta_against", baseline, methods, row.method)
-            if row.delta_against is not None:
-                _expect(len(row.delta_against), len(self.columns), f"row '{row.method}': baselines in 'delta_against'")
-        if len(set(methods)) != len(methods):
-            raise ValueError(f"two rows share a method: {', '.join(methods)}")
-        return self
-
-
-class Scale(Strict):
-    """What a scale puts in place of the paper's data, widths and recipes."""
-
-    name: str
-    note: str = Field(description="the sentence that every caption of this scale carries")
-    seeds: tuple[int, ...]
-    pretrained: bool = Field(description="teachers come with published weights where a column names some")
-    datasets: dict[str, str] = {}
-    networks: dict[str, Fragment] = {}
-    recipes: dict[str, Fragment] = Field(default={}, description="by recipe; '*' applies to all of them first")
-    distill: dict[str, Fragment] = Field(default={}, description="by term, such as weights for small feature maps")
-    gpu: bool = Field(default=False, description="whether the workflow asks for a GPU per training")
 
 
 @dataclass(frozen=True)
@@ -147,9 +66,9 @@ class Plan:
         lineage = (run for cell in self.cells for spec in cell.runs for run in spec.lineage())
         return {run.name: run for run in lineage}
 
-    def cell(self, method: str, column: str) -> Cell:
-        """Return the cell of that row and column."""
-        return next(cell for cell in self.cells if (cell.row.method, cell.column.key) == (method, column))
+    def cell(self, row: str, column: str) -> Cell:
+        """Return the cell of that row (by key) and column."""
+        return next(cell for cell in self.cells if (cell.row.key, cell.column.key) == (row, column))
 
 
 def table_names(config: Path = CONFIG) -> list[str]:
@@ -177,7 +96,7 @@ def load_scale(name: str, config: Path = CONFIG) -> Scale:
 
 
 def plan(table: str, scale: str, *, seeds: Iterable[int] | None = None, neurons: Preset = "reference") -> Plan:
-    """Expand a table at a scale. `seeds` replaces the scale's own; none at all raises `UserError`."""
+    """Expand a table at a scale. `seeds` replaces the scale's own; an empty list raises `UserError`."""
     return Expansion(scale, neurons=neurons).plan(load_table(table), seeds)
 
 
@@ -227,11 +146,12 @@ class Expansion:
         files = sorted((config / "recipes").glob("*.yaml"))
         self.recipes = {name: recipe for path in files for name, recipe in _catalogue(Recipe, path).items()}
         self.quantised = _catalogue(Quantised, config / "quantised.yaml")
-        self._check_scale()
+        self._check_scale(table_names(config))
 
-    def _check_scale(self) -> None:
+    def _check_scale(self, tables: Iterable[str]) -> None:
         """Refuse overrides of things that do not exist: they would be ignored in silence."""
         where = f"config/scales/{self.scale.name}.yaml"
+        _all_known("table", self.scale.seeds_of, tables, where)
         _all_known("dataset", self.scale.datasets, self.datasets, where)
         _all_known("network", self.scale.networks, self.networks, where)
         _all_known("recipe", self.scale.recipes, {"*", *self.recipes}, where)
@@ -239,15 +159,28 @@ class Expansion:
 
     def plan(self, table: Table, seeds: Iterable[int] | None = None) -> Plan:
         """Return the plan of a table; see `paper.plan`."""
-        chosen = tuple(self.scale.seeds if seeds is None else seeds)
+        chosen = tuple(self.scale.seeds_for(table.name) if seeds is None else seeds)
         if not chosen:
             raise UserError("'seeds' is empty; give at least one, such as seeds=[0]")
-        for layer in (table.distill, *(row.distill for row in table.rows)):
-            _all_known("term", layer, TERMS, f"config/paper/{table.name}.yaml")
+        self._check_table(table)
         cells = [self._cell(table, row, i, chosen) for row in table.rows for i in range(len(table.columns))]
-        labels = {row.method: row.label or self._method(row.method).label for row in table.rows}
+        labels = {row.key: row.label or self._method(row.method).label for row in table.rows}
         datasets = {column.dataset: self.datasets[column.dataset].label for column in table.columns}
         return Plan(table, self.scale, self.preset, labels, datasets, tuple(cells))
+
+    def _check_table(self, table: Table) -> None:
+        """Refuse options of terms and methods that do not exist: they would be ignored in silence."""
+        where = f"config/paper/{table.name}.yaml"
+        by_method = [column.distill_of for column in table.columns]
+        layers = [table.distill, *(row.distill for row in table.rows), *(column.distill for column in table.columns)]
+        for methods in by_method:
+            _all_known("method", methods, self.methods, where)
+        for layer in (*layers, *(terms for methods in by_method for terms in methods.values())):
+            _all_known("term", layer, TERMS, where)
+        for place in table.settings.values():
+            term, option = place.split(".")
+            _all_known("term", [term], TERMS, where)
+            _all_known(f"option of '{term}'", [option], TERMS[term].model_fields, where)
 
     def _cell(self, table: Table, row: Row, index: int, seeds: tuple[int, ...]) -> Cell:
         column = table.columns[index]
@@ -259,19 +192,23 @@ class Expansion:
         """Return the run spec of `method` in the cell of that row and column."""
         chosen = self._resolved(method, column)
         related = functools.partial(self.run, table=table, row=row, column=column, seed=seed)
-        network = self._network(chosen, column, row.timesteps)
-        published = column.pretrained if self.scale.pretrained and chosen.recipe == "teacher" else None
+        published = self._published(column) if chosen.recipe == "teacher" else None
+        evaluated = published is not None and not column.fine_tune
         spec = {
             "dataset": self._dataset(column.dataset),
-            "network": network,
+            "network": self._network(chosen, column, chosen.timesteps or row.timesteps),
             "loss": chosen.loss or {"method": "ce"},
-            "distill": self._terms(chosen, table, row),
+            "distill": self._terms(method, chosen, table, row, column),
             "teacher": related(chosen.teacher) if chosen.teacher else None,
             "source": related(chosen.source) if chosen.source else published,
-            "recipe": None if published else self._recipe(chosen, column),
-            "seed": 0 if published else seed,
+            "recipe": None if evaluated else self._recipe(chosen, column),
+            "seed": 0 if evaluated else seed,
         }
-        return _parse(RunSpec, spec, f"{table.name}, row '{row.method}', column '{column.key}'")
+        return _parse(RunSpec, spec, f"{table.name}, row '{row.key}', column '{column.key}'")
+
+    def _published(self, column: Column) -> Pretrained | None:
+        wanted = {"none": False, "fine-tuned": column.fine_tune, "all": True}
+        return column.pretrained if wanted[self.scale.pretrained] else None
 
     def _method(self, name: str) -> Method:
         if name not in self.methods:
@@ -288,7 +225,7 @@ class Expansion:
             update={
                 **{key: getattr(method, key) for key in method.model_fields_set},
                 "network": {**base.network, **method.network},
-                "distill": {**base.distill, **method.distill},
+                "distill": _merged([base.distill, method.distill]),
             }
         )
 
@@ -297,24 +234,25 @@ class Expansion:
         chosen = _known("dataset", self.scale.datasets.get(real, real), self.datasets)
         return self.datasets[chosen]
 
-    def _network(self, method: Method, column: Column, timesteps: int) -> ResNet:
-        name = _known("network", column.network, self.networks)
-        fields = {"name": name, **self.networks[name], **self.scale.networks.get(name, {}), **method.network}
+    def _network(self, method: Method, column: Column, timesteps: int) -> Network:
+        own = column.teacher if method.recipe == "teacher" else None
+        name = _known("network", own or column.network, self.networks)
+        fields = {"family": "resnet", "name": name, **self.networks[name]}
+        fields |= {**self.scale.networks.get(name, {}), **method.network}
         if neuron := fields.get("neuron"):
             neuron = "paper-text" if self.preset == "paper-text" else neuron
             fields["neuron"] = self.neurons[_known("neuron", neuron, self.neurons)]
         if quantised := fields.get("quantised"):
             fields["quantised"] = self.quantised[_known("quantised", quantised, self.quantised)]
-        if fields.get("form") in ("spiking", "sew", "qcfs-snn"):
+        if fields.get("form") not in TIMELESS:
             fields["timesteps"] = timesteps
-        return _parse(ResNet, fields, f"network '{name}' at scale '{self.scale.name}'")
+        family = FAMILIES[_known("family", fields["family"], FAMILIES)]
+        return _parse(family, fields, f"network '{name}' at scale '{self.scale.name}'")
 
-    def _terms(self, method: Method, table: Table, row: Row) -> dict[str, Fragment]:
-        layers = (table.distill, self.scale.distill, row.distill)
-        return {
-            term: functools.reduce(lambda merged, layer: {**merged, **layer.get(term, {})}, layers, dict(options))
-            for term, options in method.distill.items()
-        }
+    def _terms(self, name: str, method: Method, table: Table, row: Row, column: Column) -> Terms:
+        layers = [table.distill, column.distill, column.distill_of.get(name, {}), self.scale.distill, row.distill]
+        merged = _merged([method.distill, *layers])
+        return {term: merged[term] for term in method.distill}
 
     def _recipe(self, method: Method, column: Column) -> Recipe | None:
         if method.recipe is None:
@@ -325,6 +263,15 @@ class Expansion:
         overrides = itertools.chain(self.scale.recipes.get("*", {}).items(), self.scale.recipes.get(name, {}).items())
         fields = self.recipes[name].model_dump() | dict(overrides)
         return _parse(Recipe, fields, f"recipe '{name}' at scale '{self.scale.name}'")
+
+
+def _merged(layers: Iterable[Terms]) -> Terms:
+    """Return the options of every term; a later layer overrides an earlier one option by option."""
+    merged: Terms = {}
+    for layer in layers:
+        for term, options in layer.items():
+            merged[term] = {**merged.get(term, {}), **options}
+    return merged
 
 
 def _catalogue(model: type[M], path: Path, named: bool = False) -> dict[str, M]:
@@ -364,14 +311,3 @@ def _known(kind: str, name: str, catalogue: Mapping[str, Any]) -> str:
     if name not in catalogue:
         raise unknown(kind, name, catalogue)
     return name
-
-
-def _expect(found: int, expected: int, what: str) -> None:
-    if found != expected:
-        raise ValueError(f"{what}: found {found}, expected {expected}, one per column")
-
-
-def _expect_known(key: str, found: str, valid: Iterable[str], method: str) -> None:
-    names = list(valid)
-    if found not in names:
-        raise ValueError(f"row '{method}': '{key}' is '{found}', expected one of: {', '.join(names)}")

@@ -128,7 +128,7 @@ MISTAKES = [
     ("data cifar10 --scale paper --root none", "'data.root' (or BKDSNN_DATA_ROOT): no such folder: none"),
     ("weights torchvision/ResNet18_Weights.IMAGENET1K_V2", "(did you mean 'torchvision/ResNet18_Weights.IMAGENET1K_V1"),
     ("weights torchvision/ResNet18_Weights.IMAGENET1K_V1 --root none", "'weights.root' (or BKDSNN_WEIGHTS_ROOT): no"),
-    ("table table2d", "unknown table 'table2d' (did you mean 'table2"),
+    ("table table2e", "unknown table 'table2e' (did you mean 'table"),
     ("table table2a --seeds -1", "'seed': Input should be greater than or equal to 0, found -1"),
     ("plan 2c", "unknown table '2c'; expected one of: table"),
     ("plan table2c --scale huge", "unknown scale 'huge'; expected one of: demo, lite, paper, smoke"),
@@ -350,7 +350,7 @@ def test_plans_are_built_without_torch(tmp_path):
 def test_mistakes_are_told_before_torch_is_imported(tmp_path):
     probe = (
         "import sys; from bkdsnn.cli import main;"
-        "codes = main(['train', 'digits']), main(['plan', 'table2a']), main(['table', 'table2d']);"
+        "codes = main(['train', 'digits']), main(['plan', 'table2a']), main(['table', 'table2e']);"
         "print(codes, 'torch' in sys.modules)"
     )
     assert python("-c", probe, cwd=tmp_path).stdout.splitlines()[-1] == "(1, 0, 1) False"

@@ -11,31 +11,91 @@ from bkdsnn.errors import UserError
 from bkdsnn.settings import Settings
 from bkdsnn.spec import Pretrained
 
-# Distinct runs with ancestors, per scale: seeds x (cells + source ANNs of conversions); teachers are cells themselves.
-RUNS = {
-    ("table2a", "smoke"): 40,
-    ("table2a", "demo"): 80,
-    ("table2a", "lite"): 120,
-    ("table2a", "paper"): 120,
-    ("table2c", "smoke"): 30,
-    ("table2c", "demo"): 60,
-    ("table2c", "lite"): 90,
-    ("table2c", "paper"): 84,  # the three published teachers do not depend on the seed
-}
+# Distinct runs with ancestors, per seed: cells that are runs of their own, and source ANNs of conversions. By hand:
+# 2a 36 cells, 4 sources; 2c 27 and 3; 2b 42 of students, 2 teachers of three columns each; 2d 21 and 1; 3a 15 and 1;
+# 4a 36 and 4 teachers; 4b 24 and 4; 4c 12 and 2; 4d 32 and 4; A1 and A2 24 and 2; A3 16 and 4.
+A_SEED = {"2a": 40, "2b": 44, "2c": 30, "2d": 22, "3a": 16, "4a": 40, "4b": 28, "4c": 14, "4d": 36}
+A_SEED |= {"A1": 26, "A2": 26, "A3": 20}
+TWO_SEEDS = ("2a", "2c")  # at demo scale; the others have one
+# All together, per seed: the sum is 342; 85 of these are runs that an earlier table has already.
+DISTINCT = 257
+# Published teachers do not depend on the seed: with three seeds, each saves two evaluations.
+PUBLISHED = {"2c": 3, "2d": 1, "3a": 1, "4b": 4, "4c": 2}
 
 
-@pytest.mark.parametrize(("table", "scale"), RUNS)
-def test_number_of_runs(table, scale):
-    assert len(paper.plan(table, scale).runs()) == RUNS[table, scale]
+def expected(table, scale):
+    if scale == "paper":
+        return 3 * A_SEED[table] - 2 * PUBLISHED.get(table, 0)
+    seeds = {"smoke": 1, "demo": 2 if table in TWO_SEEDS else 1, "lite": 3}[scale]
+    return seeds * A_SEED[table]
 
 
 @pytest.mark.parametrize("scale", paper.scale_names())
-def test_ancestors_come_first_and_every_run_can_be_found_by_its_name(scale):
+@pytest.mark.parametrize("table", A_SEED)
+def test_number_of_runs(table, scale):
+    assert len(paper.plan(f"table{table}", scale).runs()) == expected(table, scale)
+
+
+def test_every_table_of_still_images_is_there():
+    assert paper.table_names() == [f"table{number}" for number in A_SEED]
+
+
+# Demo: a second seed of 2a and 2c (40 and 30 runs). Paper: four published teachers.
+ALL = {"smoke": DISTINCT, "demo": DISTINCT + 70, "lite": 3 * DISTINCT, "paper": 3 * DISTINCT - 2 * 4}
+
+
+@pytest.mark.parametrize("scale", ALL)
+def test_number_of_distinct_runs_of_all_tables_together(scale):
+    assert len(paper.all_runs(scale)) == ALL[scale]
+
+
+def test_tables_share_their_common_runs():
+    """Of table 4a's 40 runs 6 are in table 2a too, and so on, reading the tables in order."""
+    seen, shared = set(), {}
+    for table in A_SEED:
+        names = set(paper.plan(f"table{table}", "paper", seeds=[0]).runs())
+        shared[table] = len(names & seen)
+        seen |= names
+    # 3a: the ViT-B. 4a: 4 teachers, R-19 +L_MD at 0.15. 4b: 4 teachers, students alone and +L_MD. 4c: 2 teachers, the
+    # plain competitors and BKDSNN. 4d: 4 teachers, 12 of 4a. A1: 2 teachers, alone and +L_MD. A2: 2 teachers, 6 of 4a.
+    # A3: 4 teachers, alone and +L_MD, and R-19 with tau = 2 or lambda = 0.15.
+    expected = {"2a": 0, "2b": 0, "2c": 0, "2d": 0, "3a": 1, "4a": 6, "4b": 16, "4c": 8, "4d": 16}
+    assert shared == {**expected, "A1": 14, "A2": 8, "A3": 16}
+    assert sum(A_SEED.values()) - sum(shared.values()) == DISTINCT == len(seen)
+
+
+def test_ablations_are_the_runs_of_the_main_tables_by_another_name():
+    def runs(table, row, column):
+        return paper.plan(table, "paper").cell(row, column).runs
+
+    assert runs("tableA1", "md", "sformer-2-384-cifar10") == runs("table2b", "bkdsnn", "sformer-2-384-cifar10")
+    assert runs("table4b", "none", "sformer-8-512-imagenet") == (
+        runs("table2d", "spikingformer-cml", "sformer-8-512-imagenet")
+    )
+    assert runs("table4a", "bkd-0.40", "resnet19-cifar10") == runs("table4d", "bkd-0.40", "resnet19-cifar10-with-g")
+    assert runs("tableA3", "none", "resnet19-cifar10") == runs("table2a", "tet", "resnet19-cifar10")
+
+
+@pytest.mark.parametrize("scale", paper.scale_names())
+@pytest.mark.parametrize("table", A_SEED)
+def test_distilled_students_are_evaluated_at_the_seeds_of_their_baselines(table, scale):
+    plan = paper.plan(f"table{table}", scale)
+    for cell in plan.cells:
+        if cell.baseline:
+            other = plan.cell(cell.baseline, cell.column.key)
+            assert [run.seed for run in cell.runs] == [run.seed for run in other.runs]
+            assert {run.dataset for run in cell.runs} == {run.dataset for run in other.runs}
+
+
+@pytest.mark.parametrize("scale", paper.scale_names())
+def test_ancestors_come_first_and_runs_are_found_by_their_names(scale):
+    runs = paper.all_runs(scale, seeds=[0])
     seen = set()
-    for name, spec in paper.all_runs(scale, seeds=[0]).items():
+    for name, spec in runs.items():
         assert {parent.name for parent in spec.parents()} <= seen
         seen.add(name)
-        assert paper.find_run(name, scale) == spec
+    for name in list(runs)[::16]:  # a search expands every table
+        assert paper.find_run(name, scale) == runs[name]
 
 
 def test_a_run_is_found_at_seeds_that_no_configuration_lists():
@@ -84,8 +144,9 @@ def test_qcfs_converts_the_network_that_was_trained():
 
 def test_the_papers_text_neuron_replaces_every_neuron():
     runs = paper.all_runs("demo", seeds=[0], neurons="paper-text").values()
-    neurons = {(run.network.neuron.kind, run.network.neuron.surrogate) for run in runs if run.network.neuron}
-    assert neurons == {("if", "sigmoid")}
+    spiking = [run.network for run in runs if run.network.spiking and run.network.form != "qcfs-snn"]
+    assert {network.family for network in spiking} == set(paper.FAMILIES) - {"vit"}
+    assert {(network.neuron.kind, network.neuron.surrogate) for network in spiking} == {("if", "sigmoid")}
 
 
 def test_no_name_stands_for_two_runs_and_names_are_short_enough_for_folders():
@@ -127,6 +188,78 @@ MISTAKES = [
     ("neurons.yaml", lambda c: c["if-atan"].update(surrogate="atn"), "did you mean 'atan'?"),
     ("datasets.yaml", lambda c: c["cifar10"].update(clases=10), "did you mean 'classes'?"),
     ("recipes/sew.yaml", lambda c: c["sew-cifar"].update(optimiser="sgd"), "did you mean 'optimizer'?"),
+    (
+        "recipes/vit.yaml",
+        lambda c: c["vit-cifar"].update(mix={"mixup": 0.0}),
+        "'mix' needs 'mixup' or 'cutmix' above 0",
+    ),
+    ("paper/table4a.yaml", lambda c: c["rows"][1].update(key="ld-1.5"), "two rows share a key: ld-1.5, ld-1.5, ld-4.0"),
+    ("paper/table4b.yaml", lambda c: c["rows"][3].update(method="ld"), "two rows share a key: ann, none, ld, ld, md"),
+    (
+        "paper/table4a.yaml",
+        lambda c: c["settings"].update(τ="dl.tau"),
+        "unknown term 'dl' in config/paper/table4a.yaml",
+    ),
+    ("paper/table4a.yaml", lambda c: c["settings"].update(τ="ld.tua"), "unknown option of 'ld' 'tua'"),
+    ("paper/table4a.yaml", lambda c: c["settings"].update(τ="tau"), "'settings': 'tau' is not <term>.<option>"),
+    (
+        "paper/table4c.yaml",
+        lambda c: c["columns"][0].update(distill_of={"lasnn-bdk": {}}),
+        "unknown method 'lasnn-bdk' in config/paper/table4c.yaml (did you mean 'lasnn-bkd'?)",
+    ),
+    (
+        "paper/table4c.yaml",
+        lambda c: c["columns"][0].update(distill_of={"lasnn-bkd": {"lassn": {}}}),
+        "unknown term 'lassn' in config/paper/table4c.yaml (did you mean 'lasnn'?)",
+    ),
+    ("paper/table2b.yaml", lambda c: c["columns"][0].update(teacher="vit-s"), "unknown network 'vit-s' (did you mean"),
+    (
+        "paper/table2b.yaml",
+        lambda c: c["columns"][0]["recipes"].update(student="spikingformer-cifar"),
+        "unknown recipe 'spikingformer-cifar' (did you mean 'spikingformer-cifar-",
+    ),
+    (
+        "paper/table3a.yaml",
+        lambda c: c["columns"][0]["recipes"].pop("pretraining"),
+        "unknown recipe role 'pretraining' in column 'mformer-8-256-imagenet'; expected one of: student, teacher",
+    ),
+    (
+        "paper/table3a.yaml",
+        lambda c: c["columns"][0]["pretrained"].update(sha="80ecf9dd"),
+        "unknown key 'columns.0.pretrained.sha' (did you mean 'sha256'?)",
+    ),
+    (
+        "scales/demo.yaml",
+        lambda c: c.update(seeds_of={"table9": [0]}),
+        "unknown table 'table9' in config/scales/demo.yaml (did you mean 'table",
+    ),
+    (
+        "scales/demo.yaml",
+        lambda c: c.update(pretrained=True),
+        "'pretrained': Input should be 'none', 'fine-tuned' or 'all', found True",
+    ),
+    (
+        "scales/demo.yaml",
+        lambda c: c["networks"]["sformer-4-384"].update(heads=5),
+        "network 'sformer-4-384' at scale 'demo': 'heads' must divide 'dim', found 5 heads for a width of ",
+    ),
+    (
+        "scales/demo.yaml",
+        lambda c: c["datasets"].update(imagenet="digits-12"),
+        "'image_size' must be a multiple of 16, found 12",
+    ),
+    ("methods.yaml", lambda c: c["spikformer"]["network"].update(family="spikeformer"), "unknown family 'spikeformer'"),
+    ("methods.yaml", lambda c: c["spikformer-cml"]["network"].update(clm=True), "did you mean 'cml'?"),
+    (
+        "methods.yaml",
+        lambda c: c["meta-spikeformer-kd"]["network"].clear(),
+        "'hard-ld' and a network with 'distilled_head' belong together",
+    ),
+    (
+        "methods.yaml",
+        lambda c: c["meta-spikeformer-kd-tuned"].update(source="meta-spikeformer"),
+        "'source' has another network than 'mformer-8-256' as used here",
+    ),
 ]
 
 
@@ -139,10 +272,12 @@ def test_mistakes_in_the_configuration_are_named(config, file, change, message):
 
 def test_a_new_row_is_one_entry_and_shares_the_teacher(config):
     before = paper.all_runs("demo", seeds=[0], config=config)
-    row = {"group": "with-kd", "method": "bkd", "timesteps": 4, "paper": [None] * 4}
+    mine = {"label": "Mine", "base": "student", "teacher": "ann", "distill": {"ld": {"tau": 3.0}}}
+    edit(config / "methods.yaml", lambda c: c.update(mine=mine))
+    row = {"group": "with-kd", "method": "mine", "timesteps": 4, "paper": [None] * 4}
     edit(config / "paper/table2a.yaml", lambda c: c["rows"].append(row))
     added = paper.all_runs("demo", seeds=[0], config=config).keys() - before.keys()
-    assert len(added) == 4 and all("-bkd-t4-" in name for name in added)
+    assert len(added) == 4 and all("-ld-t4-" in name for name in added)
 
 
 def test_broken_yaml_is_named(config):
@@ -170,3 +305,43 @@ def test_broken_yaml_is_named(config):
 def test_unknown_names_and_values(call, message):
     with pytest.raises(UserError, match=re.escape(message)):
         call()
+
+
+def test_published_weights_are_fine_tuned_at_lite_and_paper_scale_and_only_evaluated_at_paper_scale():
+    def source_and_recipe(table, column, scale):
+        run = paper.plan(table, scale, seeds=[1]).cell("ann", column).runs[0]
+        return run.source and run.source.name.partition("_patch16")[0], run.recipe is not None, run.seed
+
+    def teachers(table, column):
+        return {scale: source_and_recipe(table, column, scale) for scale in paper.scale_names()}
+
+    alone, tuned, evaluated = (None, True, 1), ("timm/vit_small", True, 1), ("timm/vit_base", False, 0)
+    cifar = {"smoke": alone, "demo": alone, "lite": tuned, "paper": tuned}
+    assert teachers("table2b", "sformer-4-256-cifar10") == cifar
+    assert teachers("table2d", "sformer-8-512-imagenet") == {**cifar, "lite": alone, "paper": evaluated}
+
+
+@pytest.mark.parametrize("scale", paper.scale_names())
+def test_meta_spikeformer_learns_at_one_step_what_is_fine_tuned_at_four(scale):
+    plan = paper.plan("table3a", scale, seeds=[0])
+    pretrained = {"meta-spikeformer-tuned": "meta-spikeformer", "bkdsnn": "meta-spikeformer"}
+    pretrained |= {"meta-spikeformer-kd-tuned": "meta-spikeformer-kd"}
+    for method, source in pretrained.items():
+        run = plan.cell(method, "mformer-8-256-imagenet").runs[0]
+        assert (run.network.timesteps, run.source.network.timesteps) == (4, 1)
+        assert run.source == plan.cell(source, "mformer-8-256-imagenet").runs[0]
+
+
+def test_the_weight_of_one_method_in_a_column_is_its_own():
+    plan = paper.plan("table4c", "paper", seeds=[0])
+    weights = {}
+    for column in ("resnet18-imagenet", "sformer-8-384-imagenet"):
+        for method in ("lasnn", "lasnn-bkd"):
+            (term,) = plan.cell(method, column).runs[0].distill
+            weights[method, column] = (term.weight, term.blur_ratio)
+    assert weights == {
+        ("lasnn", "resnet18-imagenet"): (1.0, None),
+        ("lasnn-bkd", "resnet18-imagenet"): (7e-5, 0.15),
+        ("lasnn", "sformer-8-384-imagenet"): (1.0, None),
+        ("lasnn-bkd", "sformer-8-384-imagenet"): (2e-3, 0.15),
+    }
