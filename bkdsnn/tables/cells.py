@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 State = Literal["measured", "partial", "failed", "not run"]
+Origin = Literal["printed", "quoted", "inferred"]
+Setting = float | str | bool | None
 
 
 @dataclass(frozen=True)
@@ -14,12 +16,14 @@ class MeasuredCell:
 
     `mean` and `std` (sample standard deviation, ddof = 1, None for one seed) are over the last-epoch accuracies of
     `seeds`, the seeds that have a result; `runs` names all planned runs. `delta` is the mean of the paired per-seed
-    differences to the cell of `baseline` in the same column, over the seeds that both have.
+    differences to the cell of `baseline`, the key of a row, in the same column, over the seeds that both have.
     """
 
     group: str
+    row: str  # key; several rows may have one method, and one label
     method: str
     label: str
+    settings: tuple[Setting, ...]  # of the runs, in the order of the table's; None: the row has no such term
     column: str
     timesteps: int
     state: State
@@ -33,7 +37,7 @@ class MeasuredCell:
     mcnemar_p: float | None  # of `delta`; None also where predictions are missing
     paper: float | None
     paper_delta: float | None
-    quoted: bool  # the paper takes the value from elsewhere
+    origin: Origin | None  # of `paper`: printed, quoted by the paper from elsewhere, inferred from a difference
     spiking: bool
     parameters: int | None
     runs: tuple[str, ...]
@@ -42,7 +46,10 @@ class MeasuredCell:
 
 @dataclass(frozen=True)
 class ColumnModel:
-    """One architecture on one dataset; `parameters` is the measured count of the column's student network."""
+    """One architecture on one dataset; `parameters` is the measured count of the column's student network.
+
+    `teacher` is the network of the teachers where it is another, `teacher_parameters` its measured count.
+    """
 
     key: str
     heading: tuple[str, ...]
@@ -50,7 +57,9 @@ class ColumnModel:
     dataset: str  # label of the data in use
     stands_in_for: str | None  # the paper's dataset, where the data in use is another
     parameters: int | None
-    paper_parameters_m: float
+    paper_parameters_m: float | None  # millions; None: not printed
+    teacher: str | None
+    teacher_parameters: int | None
 
     @property
     def name(self) -> str:
@@ -62,7 +71,8 @@ class ColumnModel:
 class TableModel:
     """A table at a scale.
 
-    `command` makes it. `comparable` says whether data, networks and recipes are the paper's own.
+    `command` makes it. `comparable` says whether data, networks and recipes are the paper's own. `settings` are the
+    options that each row shows, `<term>.<option>` by heading.
     """
 
     name: str
@@ -75,6 +85,7 @@ class TableModel:
     comparable: bool
     seeds: tuple[int, ...]
     groups: dict[str, str]
+    settings: dict[str, str]
     columns: tuple[ColumnModel, ...]
     cells: tuple[MeasuredCell, ...]
     footnotes: tuple[str, ...]

@@ -25,8 +25,10 @@ def _record(model: TableModel, column: ColumnModel, cell: MeasuredCell) -> dict[
         "table": model.name,
         "scale": model.scale,
         "group": cell.group,
+        "row": cell.row,
         "method": cell.method,
         "label": cell.label,
+        **dict(zip(map(_setting, model.settings.values()), cell.settings)),
         "column": cell.column,
         "architecture": column.architecture,
         "dataset": column.dataset,
@@ -42,13 +44,18 @@ def _record(model: TableModel, column: ColumnModel, cell: MeasuredCell) -> dict[
         "delta_baseline": cell.baseline,
         "mcnemar_p": cell.mcnemar_p,
         "paper": cell.paper,
-        "paper_quoted": cell.quoted,
+        "paper_origin": cell.origin,
         "paper_delta": cell.paper_delta,
         "parameters": cell.parameters,
         "paper_parameters_m": column.paper_parameters_m,
         "bold": cell.bold,
         "runs": cell.runs,
     }
+
+
+def _setting(place: str) -> str:
+    """The field of an option: `setting_ld_tau` for ld.tau."""
+    return "setting_" + place.replace(".", "_").replace("-", "_")
 
 
 def _field(value: Any) -> Any:

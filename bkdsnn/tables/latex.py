@@ -1,51 +1,73 @@
 r"""LaTeX: a complete float with booktabs rules, ready to paste.
 
 Two printed columns, ours and the paper's, stand under each column of the table; differences to the baseline take a
-line of their own below the row, as in the paper. A table wider than the line is scaled down to it.
+line of their own below the row, as in the paper. A table wider than the line is scaled down to it, one of many columns
+stands on its side.
 """
 
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Iterator, Sequence
 
 from bkdsnn.tables import wording
 from bkdsnn.tables.cells import MeasuredCell, TableModel
 
 NEEDS = r"\usepackage{booktabs} \usepackage{graphicx}"
-WIDEST = 2  # columns of the paper that fit one column of a two-column page
+# Columns of the paper that fit one column of a two-column page, and that fit the page; more of them lie on their side.
+NARROW, WIDE = 2, 4
 SPECIAL = str.maketrans(
     {char: f"\\{char}" for char in "{}$&#%_"}
     | {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
     | {"<": r"$<$", ">": r"$>$", "|": r"$|$", "±": r"$\pm$", "\N{MULTIPLICATION SIGN}": r"$\times$"}
-    | {wording.NO_VALUE: "--", wording.QUOTED: r"$^{\dagger}$"}
+    | {"τ": r"$\tau$", "λ": r"$\lambda$"}
+    | {wording.NO_VALUE: "--", "†": r"$^{\dagger}$", "‡": r"$^{\ddagger}$"}
 )
+# The paper's notation, found in text that is escaped already: losses such as +L_BKD, and the block G.
+NOTATION = {
+    r"(\+?)\bL\\_([A-Z]+)\b": r"$\1\\mathcal{L}_{\\mathrm{\2}}$",
+    r"\b(w/o?) G\b": r"\1 $\\mathcal{G}$",
+}
 
 
 def escape(text: str) -> str:
-    """Return plain text as LaTeX that prints it unchanged."""
-    return text.translate(SPECIAL)
+    """Return plain text as LaTeX that prints it unchanged, the paper's notation as mathematics."""
+    text = text.translate(SPECIAL)
+    for notation, maths in NOTATION.items():
+        text = re.sub(notation, maths, text)
+    return text
 
 
 def render(model: TableModel) -> str:
     """Return the float; a leading comment names the packages that it needs."""
-    environment = "table*" if len(model.columns) > WIDEST else "table"
+    environment = _environment(model)
     lines = [
         f"% Made by: {model.command}",
-        f"% Needs: {NEEDS}",
+        f"% Needs: {NEEDS}" + (r" \usepackage{rotating}" if "sideways" in environment else ""),
         rf"\begin{{{environment}}}[tbp]",
         r"  \centering",
         rf"  \caption{{{_caption(model)}}}",
         rf"  \label{{tab:{model.name}-{model.scale}}}",
         r"  \par\smallskip\setlength{\tabcolsep}{3pt}%",
         r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
-        rf"  \begin{{tabular}}{{@{{}}ll{'cc' * len(model.columns)}c@{{}}}}",
+        rf"  \begin{{tabular}}{{@{{}}{_alignment(model)}@{{}}}}",
         *(f"    {line}" for line in _tabular(model)),
         r"  \end{tabular}}",
         _notes(model),
         rf"\end{{{environment}}}",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _environment(model: TableModel) -> str:
+    if len(model.columns) > WIDE:
+        return "sidewaystable*"
+    return "table*" if len(model.columns) > NARROW else "table"
+
+
+def _alignment(model: TableModel) -> str:
+    return "ll" + "c" * len(model.settings) + "cc" * len(model.columns) + "c"
 
 
 def _caption(model: TableModel) -> str:
@@ -64,7 +86,7 @@ def _tabular(model: TableModel) -> Iterator[str]:
     for group, rows in itertools.groupby(model.rows(), key=lambda row: row[0].group):
         yield r"\midrule"
         labels = itertools.chain([escape(model.groups[group])], itertools.repeat(""))
-        yield from (line for label, row in zip(labels, rows) for line in _row(label, row))
+        yield from (line for label, row in zip(labels, rows) for line in _row(model, label, row))
     yield r"\bottomrule"
 
 
@@ -72,14 +94,21 @@ def _header(model: TableModel) -> Iterator[str]:
     for level in range(max(len(column.heading) for column in model.columns)):
         yield from _level(model, level)
     paper = "paper" if model.comparable else rf"paper$^{{{wording.NOT_COMPARABLE}}}$"
-    sizes = [(wording.our_size(column), wording.paper_size(column)) for column in model.columns]
-    yield _line(["", "Method", *["ours", paper] * len(model.columns), "$T$"])
-    yield _line(["", "", *(_small(size) for pair in sizes for size in pair), ""])
+    sizes = [size for column in model.columns for size in (wording.our_size(column), wording.paper_size(column))]
+    yield _line(["", "Method", *map(escape, model.settings), *["ours", paper] * len(model.columns), "$T$"])
+    if any(sizes):
+        yield _line([*_indent(model), *map(_small, sizes), ""])
+
+
+def _indent(model: TableModel) -> list[str]:
+    """The empty cells of a line that says nothing about group, method and settings."""
+    return [""] * (2 + len(model.settings))
 
 
 def _level(model: TableModel, level: int) -> Iterator[str]:
     """One line of the grouped heading, and the rules under it: neighbours that share it share a span."""
-    cells, rules, first = ["", ""], [], 3
+    cells, rules = _indent(model), []
+    first = len(cells) + 1
     for path, columns in itertools.groupby(column.heading[: level + 1] for column in model.columns):
         width = 2 * len(list(columns))
         label = path[level] if len(path) > level else ""
@@ -90,13 +119,14 @@ def _level(model: TableModel, level: int) -> Iterator[str]:
     yield " ".join(rules)
 
 
-def _row(group: str, row: Sequence[MeasuredCell]) -> Iterator[str]:
+def _row(model: TableModel, group: str, row: Sequence[MeasuredCell]) -> Iterator[str]:
     """The line of a row, and a second one if any of its cells has a difference."""
-    cells = [text for cell in row for text in (_ours(cell), _paper(cell))]
-    yield _line([group, escape(row[0].label), *cells, str(row[0].timesteps)])
+    settings = map(escape, wording.settings(model, row[0]))
+    cells = [text for cell in row for text in (_ours(cell), escape(wording.paper_value(cell)))]
+    yield _line([group, escape(row[0].label), *settings, *cells, str(row[0].timesteps)])
     differences = [text for cell in row for text in (wording.difference(cell), wording.paper_difference(cell))]
     if any(differences):
-        yield _line(["", "", *map(_difference, differences), ""])
+        yield _line([*_indent(model), *map(_difference, differences), ""])
 
 
 def _ours(cell: MeasuredCell) -> str:
@@ -105,12 +135,6 @@ def _ours(cell: MeasuredCell) -> str:
     mean = wording.fixed(cell.mean)
     std = "" if cell.std is None else _small(rf"$\pm$ {wording.fixed(cell.std)}")
     return " ".join(filter(None, [rf"\textbf{{{mean}}}" if cell.bold else mean, std, _small(wording.progress(cell))]))
-
-
-def _paper(cell: MeasuredCell) -> str:
-    if cell.paper is None:
-        return escape(wording.NO_VALUE)
-    return wording.fixed(cell.paper) + (escape(wording.QUOTED) if cell.quoted else "")
 
 
 def _difference(text: str) -> str:

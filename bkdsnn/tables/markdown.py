@@ -27,7 +27,8 @@ def render(model: TableModel) -> str:
 
 def table(model: TableModel) -> str:
     """Return only the table."""
-    header = ["", "Method", *(text for column in model.columns for text in _heading(model, column)), "T"]
+    columns = (text for column in model.columns for text in _heading(model, column))
+    header = ["", "Method", *map(escape, model.settings), *columns, "T"]
     # Without `disable_numparse` tabulate would turn 94.60 into 94.6.
     return tabulate(_rows(model), header, tablefmt="github", disable_numparse=True)
 
@@ -45,7 +46,8 @@ def _rows(model: TableModel) -> list[list[str]]:
         group = "" if row[0].group == previous else model.groups[row[0].group]
         previous = row[0].group
         cells = (text for cell in row for text in (_ours(cell), _paper(cell)))
-        lines.append([escape(group), escape(row[0].label), *cells, str(row[0].timesteps)])
+        settings = map(escape, wording.settings(model, row[0]))
+        lines.append([escape(group), escape(row[0].label), *settings, *cells, str(row[0].timesteps)])
     return lines
 
 
@@ -60,8 +62,5 @@ def _ours(cell: MeasuredCell) -> str:
 
 
 def _paper(cell: MeasuredCell) -> str:
-    if cell.paper is None:
-        return wording.NO_VALUE
     difference = wording.paper_difference(cell)
-    text = wording.fixed(cell.paper) + (wording.QUOTED if cell.quoted else "")
-    return f"{text} ({difference})" if difference else text
+    return wording.paper_value(cell) + (f" ({difference})" if difference else "")

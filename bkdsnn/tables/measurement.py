@@ -6,10 +6,11 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from bkdsnn.declarations import Column, Row, Scale
 from bkdsnn.errors import UserError
-from bkdsnn.paper import Cell, Column, Plan, Scale
-from bkdsnn.spec import RunSpec
-from bkdsnn.tables.cells import ColumnModel, MeasuredCell, State, TableModel
+from bkdsnn.paper import Cell, Plan
+from bkdsnn.spec import Network, RunSpec
+from bkdsnn.tables.cells import ColumnModel, MeasuredCell, Setting, State, TableModel
 from bkdsnn.tables.runs import AGAIN, Finished, failed, finished
 from bkdsnn.tables.statistics import mcnemar, mean, sample_std
 from bkdsnn.tables.wording import fixed
@@ -20,11 +21,11 @@ Pair = tuple[Finished, Finished]
 def measure(plan: Plan, results: Path) -> TableModel:
     """Return the table with everything that `results` (the folder `results/<scale>`) holds for it.
 
-    A file of another run, an unreadable one, or one column measured on two data sets raises `UserError`.
+    A file of another run, an unreadable one, one column measured on two data sets, or a row whose columns disagree on
+    a setting that the table shows, raises `UserError`.
     """
     table, scale = plan.table, plan.scale
-    runs = {run.name: run for cell in plan.cells for run in cell.runs}
-    done = {name: result for name, run in runs.items() if (result := finished(run, results))}
+    done = {name: result for name, run in plan.runs().items() if (result := finished(run, results))}
     seeds = max((tuple(run.seed for run in cell.runs) for cell in plan.cells), key=len)
     columns = [_column(plan, column, done) for column in table.columns]
     cells = [_cell(plan, cell, done, results) for cell in plan.cells]
@@ -39,6 +40,7 @@ def measure(plan: Plan, results: Path) -> TableModel:
         comparable=_comparable(scale),
         seeds=seeds,
         groups=table.groups,
+        settings=table.settings,
         columns=tuple(columns),
         cells=_with_best_in_bold(cells),
         footnotes=table.footnotes,
@@ -48,7 +50,7 @@ def measure(plan: Plan, results: Path) -> TableModel:
 def _command(plan: Plan, seeds: tuple[int, ...]) -> str:
     """The shell command that makes the table, with the settings that are not the default ones."""
     scale = [] if plan.scale.name == "demo" else [f"scale={plan.scale.name}"]
-    chosen = [] if seeds == plan.scale.seeds else [f"'seeds=[{','.join(map(str, seeds))}]'"]
+    chosen = [] if seeds == plan.scale.seeds_for(plan.table.name) else [f"'seeds=[{','.join(map(str, seeds))}]'"]
     preset = [] if plan.neurons == "reference" else [f"neurons={plan.neurons}"]
     settings = [*scale, *chosen, *preset]
     return " ".join([f"snakemake --cores all {plan.table.name}", *(["--config", *settings] if settings else [])])
@@ -62,7 +64,7 @@ def _column(plan: Plan, column: Column, done: dict[str, Finished]) -> ColumnMode
     cells = [cell for cell in plan.cells if cell.column.key == column.key]
     results = [done[run.name] for cell in cells for run in cell.runs if run.name in done]
     _expect_same_data(column, results)
-    students = [done[run.name] for cell in cells for run in cell.runs if run.name in done and _is_student(cell, run)]
+    teachers = _other_teachers(cells)
     data = cells[0].runs[0].dataset
     return ColumnModel(
         key=column.key,
@@ -70,14 +72,34 @@ def _column(plan: Plan, column: Column, done: dict[str, Finished]) -> ColumnMode
         architecture=column.network,
         dataset=results[0].metrics.dataset.label if results else data.label or data.name,
         stands_in_for=plan.datasets[column.dataset] if data.name != column.dataset else None,
-        parameters=students[0].metrics.parameters if students else None,
+        parameters=_parameters(_students(cells), done),
         paper_parameters_m=column.parameters_m,
+        teacher=teachers[0].network.name if teachers else None,
+        teacher_parameters=_parameters(teachers, done),
     )
 
 
-def _is_student(cell: Cell, run: RunSpec) -> bool:
-    """Whether the run has the network of the column's student: its own row, and every distilled one."""
-    return cell.row.method == cell.column.student or run.teacher is not None
+def _students(cells: Sequence[Cell]) -> list[RunSpec]:
+    """The column's runs with the network of its student: that of its own row, or else of the first distilled one."""
+    own = [run for cell in cells for run in cell.runs if cell.row.method == cell.column.student]
+    runs = [run for cell in cells for run in cell.runs]
+    models = [*own, *(run for run in runs if run.teacher)]
+    return [run for run in runs if models and _of_one_size(run.network, models[0].network)]
+
+
+def _of_one_size(first: Network, second: Network) -> bool:
+    """Whether the networks differ at most in their time-steps, which cost no parameters."""
+    return (first.form, first.geometry()) == (second.form, second.geometry())
+
+
+def _other_teachers(cells: Sequence[Cell]) -> list[RunSpec]:
+    """The teachers of the column whose network is not the column's own."""
+    teachers = ((cell, run.teacher) for cell in cells for run in cell.runs)
+    return [teacher for cell, teacher in teachers if teacher and teacher.network.name != cell.column.network]
+
+
+def _parameters(runs: Iterable[RunSpec], done: dict[str, Finished]) -> int | None:
+    return next((done[run.name].metrics.parameters for run in runs if run.name in done), None)
 
 
 def _expect_same_data(column: Column, results: Sequence[Finished]) -> None:
@@ -87,6 +109,29 @@ def _expect_same_data(column: Column, results: Sequence[Finished]) -> None:
             raise UserError(f"{files}: column '{column.key}' expects one data set, found two digests; {AGAIN}")
 
 
+def _settings(plan: Plan, row: Row) -> tuple[Setting, ...]:
+    """The options that the table shows, as the runs of the row have them."""
+    return tuple(_setting(plan, row, place) for place in plan.table.settings.values())
+
+
+def _setting(plan: Plan, row: Row, place: str) -> Setting:
+    found = {cell.column.key: _option(cell.runs[0], place) for cell in plan.cells if cell.row.key == row.key}
+    first, *others = dict.fromkeys(found.values())
+    if others:
+        differ = ", ".join(f"{value} in '{column}'" for column, value in found.items())
+        raise UserError(
+            f"config/paper/{plan.table.name}.yaml: 'settings' has {place}, so row '{row.key}' must have one "
+            f"value of it in all columns, found {differ}; set it in the row, or take it out of 'settings'"
+        )
+    return first
+
+
+def _option(run: RunSpec, place: str) -> Setting:
+    """The value of `<term>.<option>` in a run, None if it has no such term."""
+    method, option = place.split(".")
+    return next((getattr(term, option) for term in run.distill if term.method == method), None)
+
+
 def _cell(plan: Plan, cell: Cell, done: dict[str, Finished], results: Path) -> MeasuredCell:
     own = [done[run.name] for run in cell.runs if run.name in done]
     last = [result.metrics.top1.last for result in own]
@@ -94,8 +139,10 @@ def _cell(plan: Plan, cell: Cell, done: dict[str, Finished], results: Path) -> M
     pairs = _pairs(cell, baseline, done) if baseline else []
     return MeasuredCell(
         group=cell.row.group,
+        row=cell.row.key,
         method=cell.row.method,
-        label=plan.labels[cell.row.method],
+        label=plan.labels[cell.row.key],
+        settings=_settings(plan, cell.row),
         column=cell.column.key,
         timesteps=cell.row.timesteps,
         state=_state(cell.runs, own, results),
@@ -109,7 +156,7 @@ def _cell(plan: Plan, cell: Cell, done: dict[str, Finished], results: Path) -> M
         mcnemar_p=_significance(pairs),
         paper=cell.paper,
         paper_delta=_paper_delta(cell, baseline),
-        quoted=cell.row.quoted,
+        origin=None if cell.paper is None else cell.row.origin,
         spiking=cell.runs[0].network.spiking,
         parameters=own[0].metrics.parameters if own else None,
         runs=tuple(run.name for run in cell.runs),

@@ -29,12 +29,12 @@ def plan():
     return example_plan()
 
 
-def cell(model: TableModel, method: str, column: str) -> MeasuredCell:
-    return next(c for c in model.cells if (c.method, c.column) == (method, column))
+def cell(model: TableModel, row: str, column: str) -> MeasuredCell:
+    return next(c for c in model.cells if (c.row, c.column) == (row, column))
 
 
-def measured(plan, tmp_path, method, column) -> MeasuredCell:
-    return cell(measure(plan, tmp_path), method, column)
+def measured(plan, tmp_path, row, column) -> MeasuredCell:
+    return cell(measure(plan, tmp_path), row, column)
 
 
 def test_mean_std_and_best_epoch_over_seeds(plan, tmp_path):
@@ -116,7 +116,7 @@ def test_one_seed_has_no_standard_deviation(plan, tmp_path):
 
 def test_bold_is_the_best_spiking_mean_and_ties_share_it(plan, tmp_path):
     model = measure(plan, example_results(plan, tmp_path))
-    bold = {(c.method, c.column) for c in model.cells if c.bold}
+    bold = {(c.row, c.column) for c in model.cells if c.bold}
     assert bold == {
         ("bkdsnn", R19),  # not the ANN, although 96 > 85
         ("bkdsnn", R19_100),
@@ -131,13 +131,13 @@ def test_means_that_print_alike_tie(plan, tmp_path):
     for method, last in (("sew-resnet", 71.2499), ("bkd", 71.2501), ("bkdsnn", 71.24)):
         finish(plan.cell(method, R19).runs[0], tmp_path, range(71), top1={"last": last, "best": last})
     model = measure(plan, tmp_path)
-    assert [c.method for c in model.cells if c.bold] == ["sew-resnet", "bkd"]
+    assert [c.row for c in model.cells if c.bold] == ["sew-resnet", "bkd"]
 
 
 def test_a_teacher_is_not_bold_even_where_it_ties_with_the_best(plan, tmp_path):
     for method in ("ann", "bkdsnn"):
         finish(plan.cell(method, R19).runs[0], tmp_path, range(90))
-    assert [c.method for c in measure(plan, tmp_path).cells if c.bold] == ["bkdsnn"]
+    assert [c.row for c in measure(plan, tmp_path).cells if c.bold] == ["bkdsnn"]
 
 
 def test_nothing_measured_is_a_table_of_cells_not_run(plan, tmp_path):
@@ -158,6 +158,87 @@ def test_column_size_is_that_of_the_student_network(plan, tmp_path):
 def test_a_distilled_run_also_tells_the_size_of_the_student(plan, tmp_path):
     finish(plan.cell("bkd", R19).runs[0], tmp_path, range(80))
     assert measure(plan, tmp_path).columns[0].parameters == PARAMETERS["resnet19"]
+
+
+def with_cells(plan, row, *, method=None, **network):
+    """The plan with another method, or other networks, in one row."""
+    cells = []
+    for c in plan.cells:
+        if c.row.key == row:
+            runs = tuple(r.model_copy(update={"network": r.network.model_copy(update=network)}) for r in c.runs)
+            c = dataclasses.replace(c, row=c.row.model_copy(update={"method": method or c.row.method}), runs=runs)
+        cells.append(c)
+    return dataclasses.replace(plan, cells=tuple(cells))
+
+
+def test_a_row_that_trains_the_student_under_another_name_tells_its_size_too(plan, tmp_path):
+    plan = with_cells(plan, "sew-resnet", method="none")
+    finish(plan.cell("sew-resnet", R19).runs[0], tmp_path, range(80))
+    assert measure(plan, tmp_path).columns[0].parameters == PARAMETERS["resnet19"]
+
+
+@pytest.mark.parametrize(("network", "size"), [({"timesteps": 4}, PARAMETERS["resnet19"]), ({"hidden": 9}, None)])
+def test_the_size_is_the_student_s_at_any_time_steps_but_of_no_other_network(plan, tmp_path, network, size):
+    plan = with_cells(plan, "bkd-0.40", **network)
+    finish(plan.cell("bkd-0.40", R19).runs[0], tmp_path, range(80))
+    assert measure(plan, tmp_path).columns[0].parameters == size
+
+
+def test_teachers_with_another_network_are_named_with_their_measured_size(plan, tmp_path):
+    columns = measure(plan, tmp_path).columns
+    assert [(c.teacher, c.teacher_parameters) for c in columns] == [
+        ("resnet34", None),
+        ("resnet34", None),
+        (None, None),
+    ]
+    finish(plan.cell("ann", R19).runs[1], tmp_path, range(95))
+    columns = measure(plan, tmp_path).columns
+    assert [c.teacher_parameters for c in columns] == [PARAMETERS["resnet34"], None, None]
+    assert columns[0].parameters is None
+
+
+def test_the_teacher_of_a_table_without_its_row_is_measured_as_well(plan, tmp_path):
+    example_results(plan, tmp_path)
+    plan = dataclasses.replace(plan, cells=tuple(c for c in plan.cells if c.row.key != "ann"))
+    assert measure(plan, tmp_path).columns[0].teacher_parameters == PARAMETERS["resnet34"]
+
+
+def test_two_rows_of_one_method_are_two_rows(plan, tmp_path):
+    model = measure(plan, example_results(plan, tmp_path))
+    first, second = cell(model, "bkd", R19), cell(model, "bkd-0.40", R19)
+    assert (first.method, first.mean) == ("bkd", 83.0)
+    assert (second.method, second.mean) == ("bkd", 82.0)
+    assert (second.baseline, second.delta) == ("bkd", -1.0)
+    assert second.runs == tuple(run.name for run in plan.cell("bkd-0.40", R19).runs)
+
+
+def test_settings_are_those_of_the_runs(plan, tmp_path):
+    model = measure(plan, tmp_path)
+    assert {row[0].row: row[0].settings for row in model.rows()} == {
+        "qcfs": (None, None),
+        "sew-resnet": (None, None),
+        "ann": (None, None),
+        "bkd": (None, 0.15),
+        "bkd-0.40": (None, 0.4),
+        "bkdsnn": (2.0, 0.15),
+    }
+    assert all(c.settings == row[0].settings for row in model.rows() for c in row)
+
+
+def test_a_setting_that_differs_between_the_columns_of_a_row_is_refused(plan, tmp_path):
+    other = plan.cell("bkd-0.40", R19).runs
+    cells = [dataclasses.replace(c, runs=other) if (c.row.key, c.column.key) == ("bkd", R20) else c for c in plan.cells]
+    with pytest.raises(UserError) as error:
+        measure(dataclasses.replace(plan, cells=tuple(cells)), tmp_path)
+    assert "config/paper/table9z.yaml: 'settings' has bkd.blur_ratio, so row 'bkd'" in str(error.value)
+    assert f"found 0.15 in '{R19}', 0.15 in '{R19_100}', 0.4 in '{R20}'; set it in the row" in str(error.value)
+
+
+def test_the_origin_is_that_of_a_value_and_none_without_one(plan, tmp_path):
+    model = measure(plan, tmp_path)
+    assert [cell(model, "qcfs", c.key).origin for c in model.columns] == [None, None, "quoted"]
+    assert [cell(model, "bkd-0.40", c.key).origin for c in model.columns] == [None, "inferred", None]
+    assert cell(model, "bkd", R19).origin == "printed"
 
 
 def test_stand_ins_are_named(plan, tmp_path):

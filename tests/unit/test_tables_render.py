@@ -12,6 +12,7 @@ import random
 import re
 import shutil
 import subprocess
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
@@ -46,7 +47,8 @@ def test_golden_file(model, suffix):
     assert text == path.read_bytes().decode()
 
 
-# Each parser returns, per cell: mean or state, std, k/n, bold, delta, p, paper value, quoted, paper delta; as printed.
+# Each parser returns, per cell: the settings of its row as numbers, then mean or state, std, k/n, bold, delta, p, paper
+# value, mark of its origin, paper delta; as printed.
 
 
 def parsed_csv(text: str) -> list[tuple]:
@@ -60,14 +62,16 @@ def _from_record(r: dict[str, str]) -> tuple:
     )
     p = r["mcnemar_p"] and (f"= {float(r['mcnemar_p']):.3f}" if float(r["mcnemar_p"]) >= 0.001 else "< 0.001")
     progress = f"{r['n']}/{r['planned']}" if r["state"] == "partial" else ""
-    quoted = "†" if paper and r["paper_quoted"] == "true" else ""
-    return (mean or r["state"], std, progress, r["bold"] == "true", delta, p, paper or DASH, quoted, paper_delta)
+    mark = {"quoted": "†", "inferred": "‡"}.get(r["paper_origin"], "")
+    settings = _numbers(r[key] or DASH for key in ("setting_ld_tau", "setting_bkd_blur_ratio"))
+    own = (mean or r["state"], std, progress, r["bold"] == "true", delta, p)
+    return (settings, *own, paper or DASH, mark, paper_delta)
 
 
 def parsed_markdown(text: str) -> list[tuple]:
     lines = [line for line in text.splitlines() if line.startswith("|")][2:]
     rows = [[part.strip() for part in re.split(r"(?<!\\)\|", line)[3:-2]] for line in lines]
-    return [_from_texts(*pair) for row in rows for pair in zip(row[::2], row[1::2])]
+    return [cell for row in rows for cell in _cells(row)]
 
 
 def parsed_latex(text: str) -> list[tuple]:
@@ -79,14 +83,25 @@ def parsed_latex(text: str) -> list[tuple]:
             rows.append([_plain(cell) for cell in cells])
         elif cells:
             rows[-1] = [f"{above} {_plain(below)}".strip() for above, below in zip(rows[-1], cells)]
-    return [_from_texts(*pair) for row in rows for pair in zip(row[::2], row[1::2])]
+    return [cell for row in rows for cell in _cells(row)]
+
+
+def _cells(row: list[str]) -> list[tuple]:
+    """The cells of a row that begins with two settings."""
+    tau, blur_ratio, *texts = row
+    return [(_numbers((tau, blur_ratio)), *_from_texts(*pair)) for pair in zip(texts[::2], texts[1::2])]
+
+
+def _numbers(texts: Iterable[str]) -> tuple[float | None, ...]:
+    return tuple(None if text == DASH else float(text) for text in texts)
 
 
 def _plain(cell: str) -> str:
     """LaTeX of a cell as the Markdown of the same cell."""
     cell = re.sub(r"\{\\scriptsize ([^}]*)\}", r"\1", cell.strip())
     cell = re.sub(r"\\textbf\{([^}]*)\}", r"**\1**", re.sub(r"\\textit\{([^}]*)\}", r"\1", cell))
-    for command, char in ((r"$\pm$", "±"), (r"$^{\dagger}$", "†"), ("$-$", "-"), ("$<$", "<"), ("--", DASH)):
+    marks = {r"$^{\dagger}$": "†", r"$^{\ddagger}$": "‡"}
+    for command, char in {r"$\pm$": "±", **marks, "$-$": "-", "$<$": "<", "--": DASH}.items():
         cell = cell.replace(command, char)
     return cell
 
@@ -95,8 +110,8 @@ def _from_texts(ours: str, paper: str) -> tuple:
     value = r"(\*\*)?([\d.]+|not run|failed)(?:\*\*)?(?: ± ([\d.]+))?(?: \[(\d+/\d+)\])?"
     difference = r"(?: \(([-+][\d.]+)(?:, p ([=<] [\d.]+))?\))?"
     bold, mean, std, progress, delta, p = re.fullmatch(value + difference, ours).groups(default="")
-    value, quoted, paper_delta = re.fullmatch(rf"([\d.]+|{DASH})(†?)(?: \(([-+][\d.]+)\))?", paper).groups(default="")
-    return (mean, std, progress, bool(bold), delta, p, value, quoted, paper_delta)
+    value, mark, paper_delta = re.fullmatch(rf"([\d.]+|{DASH})([†‡]?)(?: \(([-+][\d.]+)\))?", paper).groups(default="")
+    return (mean, std, progress, bool(bold), delta, p, value, mark, paper_delta)
 
 
 def _random_cell(draw: random.Random, cell: MeasuredCell) -> MeasuredCell:
@@ -117,7 +132,7 @@ def _random_cell(draw: random.Random, cell: MeasuredCell) -> MeasuredCell:
         delta=delta,
         mcnemar_p=None if delta is None or draw.random() < 0.2 else 10 ** draw.uniform(-5, 0),
         paper=paper,
-        quoted=draw.random() < 0.3,
+        origin=None if paper is None else draw.choice(["printed", "quoted", "inferred"]),
         paper_delta=None if paper is None or draw.random() < 0.5 else number(-3, 3),
         label=draw.choice(["+L_BKD", "a | b", "R & D", "BKDSNN (ours)"]),
     )
@@ -168,6 +183,64 @@ def test_paper_size_is_printed_only_where_ours_prints_otherwise(model):
     assert (wording.our_size(last), wording.paper_size(last)) == ("P: 0.27M", "")
 
 
+def test_a_size_that_the_paper_does_not_print_is_left_out(model):
+    column = dataclasses.replace(model.columns[0], paper_parameters_m=None)
+    assert (wording.our_size(column), wording.paper_size(column)) == ("P: 33.5K", "")
+
+
+def test_latex_has_no_line_of_sizes_where_there_are_none(empty):
+    bare = dataclasses.replace(
+        empty, columns=tuple(dataclasses.replace(c, paper_parameters_m=None) for c in empty.columns)
+    )
+    assert latex.render(empty).count("P: ") == len(empty.columns) + 1  # and the note that explains it
+    assert latex.render(bare).count(r"\\") == latex.render(empty).count(r"\\") - 1
+
+
+def test_rows_of_one_label_are_named_by_what_tells_them_apart(model):
+    rows = (
+        ("bkd", "+L_BKD [λ = 0.15]"),
+        ("bkd-0.40", "+L_BKD [λ = 0.40]"),
+        ("bkdsnn", "BKDSNN (ours)"),
+    )
+    assert wording.labels(model).items() >= dict(rows).items()
+    meta = tuple(dataclasses.replace(cell, label="Meta") for cell in model.cells)
+    names = wording.labels(dataclasses.replace(model, settings={}, cells=meta))
+    assert names["ann"] == "Meta [Teacher, T = 1]"
+    assert names["bkd"] == "Meta [with KD, T = 4]"
+
+
+def test_rows_with_the_same_baselines_share_them(model):
+    same = [dataclasses.replace(c, baseline="bkd" if c.row in ("ann", "bkdsnn") else None) for c in model.cells]
+    text = wording.differences(dataclasses.replace(model, cells=tuple(same)))
+    assert text.startswith("In parentheses: Teacher ANN, BKDSNN (ours) minus +L_BKD [λ = 0.15]. Mean")
+
+
+@pytest.mark.parametrize(
+    ("values", "printed"),
+    [
+        ((1.5, 2.0, 4.0), ["1.5", "2.0", "4.0"]),
+        ((0.0, 0.15, 0.4, None), ["0.00", "0.15", "0.40", DASH]),
+        ((7e-5, 0.002), ["0.00007", "0.00200"]),
+        (("channel", "pixel"), ["channel", "pixel"]),
+        ((3, True), ["3", "True"]),
+    ],
+)
+def test_settings_of_a_column_share_their_decimals(model, values, printed):
+    cells = tuple(dataclasses.replace(cell, settings=(value,)) for cell, value in zip(model.cells, values))
+    model = dataclasses.replace(model, cells=cells)
+    assert [wording.settings(model, cell) for cell in cells] == [[text] for text in printed]
+
+
+def test_teachers_are_named_where_their_network_is_another(model):
+    teaching = "Teacher (R-19): resnet34 (P: 21.80M)."
+    assert teaching in wording.notes(model)
+    sizes = (21_670_000, 21_710_000, 21_670_000)
+    columns = [dataclasses.replace(c, teacher="vit", teacher_parameters=n) for c, n in zip(model.columns, sizes)]
+    everywhere = dataclasses.replace(model, columns=tuple(columns))
+    assert wording.teachers(everywhere) == ["Teacher: vit (P: 21.67M, 21.71M)."]
+    assert wording.teachers(dataclasses.replace(model, columns=model.columns[2:])) == []
+
+
 def test_paper_columns_carry_a_mark_unless_comparable(model):
     comparable = model.scale == "paper"
     header = next(line for line in markdown.render(model).splitlines() if line.startswith("|"))
@@ -183,7 +256,8 @@ def test_captions_state_scale_data_seeds_and_baselines(model):
         model.note,
         "mean ± sample standard deviation over 3 seeds (0, 1, 2)",
         "accuracy after the last epoch",
-        "+L_BKD minus SEW-R; BKDSNN (ours) minus SEW-R (R-19 CIFAR10, R-20 CIFAR10), +L_BKD (R-19 CIFAR100)",
+        "In parentheses: +L_BKD [λ = 0.15] minus SEW-R; +L_BKD [λ = 0.40] minus +L_BKD [λ = 0.15]; BKDSNN (ours) minus "
+        "SEW-R (R-19 CIFAR10 w/ G, R-20 CIFAR10 w/o G), +L_BKD [λ = 0.15] (R-19 CIFAR100 w/ G). Mean over",
     ]
     stand_in = "Data: digits-8 (embedded) stands in for CIFAR-10; digit-pairs-8 (embedded) stands in for CIFAR-100."
     expected.append(stand_in if model.scale == "demo" else "Data: CIFAR10; CIFAR100.")
@@ -206,24 +280,32 @@ def test_other_seeds_than_the_scale_s_own_are_part_of_the_command(tmp_path):
     ]
 
 
+def test_the_table_s_own_seeds_are_not_part_of_the_command(tmp_path):
+    plan = without(example_plan(DEMO.model_copy(update={"seeds_of": {"table9z": (0, 2)}})), 1)
+    assert measure(plan, tmp_path).command == "snakemake --cores all table9z"
+
+
 def test_notes_explain_only_marks_that_occur(empty):
     notes = " ".join(wording.notes(empty))
     assert "Not run" in notes
     assert not any(mark in notes for mark in ("Failed", "[k/n]", "One seed where"))
+    assert "†The paper quotes" in notes and "‡The paper does not print" in notes
+    printed = tuple(dataclasses.replace(cell, origin="printed") for cell in empty.cells)
+    assert not set("†‡") & set(" ".join(wording.notes(dataclasses.replace(empty, cells=printed))))
     assert "one seed (0)" in wording.statistics(empty)
 
 
 def test_a_table_without_results_renders(empty):
     assert parsed_markdown(markdown.render(empty)) == parsed_csv(csv.render(empty)) == parsed_latex(latex.render(empty))
-    assert {cell[0] for cell in parsed_csv(csv.render(empty))} == {"not run"}
+    assert {state for _, state, *_ in parsed_csv(csv.render(empty))} == {"not run"}
 
 
 def test_latex_uses_booktabs_rules_only(model):
     text = latex.render(model)
     assert r"\hline" not in text
     assert "|" not in re.search(r"\\begin\{tabular\}\{(.*)\}", text).group(1)
-    assert r"\cmidrule(lr){3-6} \cmidrule(lr){7-8}" in text
-    assert r"\cmidrule(lr){3-4} \cmidrule(lr){5-6} \cmidrule(lr){7-8}" in text
+    assert r"\cmidrule(lr){5-8} \cmidrule(lr){9-10}" in text
+    assert text.count(r"\cmidrule(lr){5-6} \cmidrule(lr){7-8} \cmidrule(lr){9-10}") == 2
     assert text.count(r"\midrule") == len(model.groups)
 
 
@@ -250,6 +332,22 @@ def test_latex_escapes_every_special_character():
     )
 
 
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("+L_LD", r"$+\mathcal{L}_{\mathrm{LD}}$"),
+        ("KDSNN +L_BKD", r"KDSNN $+\mathcal{L}_{\mathrm{BKD}}$"),
+        ("is that of L_BKD.", r"is that of $\mathcal{L}_{\mathrm{BKD}}$."),
+        ("w/ G", r"w/ $\mathcal{G}$"),
+        ("w/o G, w/ GPU", r"w/o $\mathcal{G}$, w/ GPU"),
+        ("τ = 2, λ", r"$\tau$ = 2, $\lambda$"),
+        ("XL_LD, L_x, 4 G", r"XL\_LD, L\_x, 4 G"),
+    ],
+)
+def test_latex_sets_the_paper_s_notation_as_mathematics(text, expected):
+    assert latex.escape(text) == expected
+
+
 def test_markdown_escapes_what_would_be_markup():
     assert markdown.escape("+L_BKD | *x* [y] `z` <b> #") == r"+L\_BKD \| \*x\* \[y] \`z\` \<b\> \#"
 
@@ -262,17 +360,30 @@ def pdflatex() -> str:
     return found
 
 
+def of_width(model: TableModel, times: int) -> TableModel:
+    """The table with all its columns again and again."""
+    columns, rows = (model.columns * times, [row * times for row in model.rows()])
+    return dataclasses.replace(model, columns=columns, cells=tuple(cell for row in rows for cell in row))
+
+
+@pytest.mark.parametrize(("times", "environment"), [(1, "table*"), (2, "sidewaystable*")])
+def test_a_table_of_many_columns_stands_on_its_side(model, times, environment):
+    text = latex.render(of_width(model, times))
+    assert rf"\begin{{{environment}}}" in text and rf"\end{{{environment}}}" in text
+    assert (r"\usepackage{rotating}" in text) is environment.startswith("sideways")
+
+
 @pytest.mark.parametrize("options", ["a4paper", "a4paper,twocolumn"])
 def test_latex_compiles_with_the_packages_it_names(model, pdflatex, tmp_path, options):
-    nasty = dataclasses.replace(model, title=NASTY, footnotes=(NASTY,), columns=model.columns)
-    text = latex.render(nasty)
-    needs = re.search("^% Needs: (.*)$", text, flags=re.MULTILINE).group(1)
+    nasty = dataclasses.replace(model, title=NASTY, footnotes=(NASTY,))
     narrow = dataclasses.replace(model, columns=model.columns[:1], cells=tuple(row[0] for row in model.rows()))
+    texts = [latex.render(one) for one in (nasty, narrow, of_width(model, 3))]
+    needs = "\n".join(re.search("^% Needs: (.*)$", text, flags=re.MULTILINE).group(1) for text in texts)
+    body = "\n".join(texts)
     document = rf"""\documentclass[{options}]{{article}}
 {needs}
 \begin{{document}}
-{text}
-{latex.render(narrow)}
+{body}
 \end{{document}}
 """
     (tmp_path / "main.tex").write_text(document, encoding="utf-8")
