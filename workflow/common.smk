@@ -27,7 +27,6 @@ def settle():
 
 SETTINGS, SCALE, PLANS = settle()
 RUNS = {name: spec for plan in PLANS.values() for name, spec in plan.runs().items()}
-SEEDS = " ".join(map(str, SETTINGS.seeds or SCALE.seeds))
 DATASETS = sorted({spec.dataset.name for spec in RUNS.values()})
 GPUS, THREADS, MEMORY_MB = (1, 8, 32000) if SCALE.gpu else (0, 1, 2000)
 PUBLISHED = {one.stem: one.name for one in paper.published_weights()}
@@ -58,6 +57,11 @@ def table_inputs(wildcards):
     """The results of every run that a table shows."""
     runs = {spec.name: spec for cell in PLANS[wildcards.table].cells for spec in cell.runs}
     return [artefact(run, name) for run in runs for name in ("metrics.json", "predictions.npz")]
+
+
+def table_seeds(wildcards):
+    """The seeds of a table, as arguments."""
+    return " ".join(map(str, SETTINGS.seeds or SCALE.seeds_for(wildcards.table)))
 
 
 def table_files(table):

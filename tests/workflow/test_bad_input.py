@@ -1,11 +1,15 @@
 """Mistakes of a user of the workflow: one message that says what to do, and nothing that exists is touched."""
 
+import json
 import shutil
+import subprocess
+import sys
 
 import pytest
-from calls import repository, results, snakemake
+from calls import environment, repository, results, snakemake
 
 from bkdsnn import paper
+from bkdsnn.runs import RunFolder
 
 pytestmark = pytest.mark.workflow
 
@@ -59,9 +63,9 @@ def test_a_wrong_setting_is_named_in_one_line(begun, setting):
 
 def test_an_unknown_table_is_named(begun):
     before = results(begun)
-    ended = snakemake(begun, "--cores", "1", "table2d", "--config", "scale=smoke")
+    ended = snakemake(begun, "--cores", "1", "table2e", "--config", "scale=smoke")
     assert ended.returncode == 1
-    assert "No rule to produce table2d" in ended.stdout and "Traceback" not in ended.stdout
+    assert "No rule to produce table2e" in ended.stdout and "Traceback" not in ended.stdout
     assert results(begun) == before
 
 
@@ -83,8 +87,88 @@ def test_a_mistake_in_a_table_names_file_and_key(begun, tmp_path, method, messag
     ended = snakemake(begun, "--cores", "1", "table2a", "--config", "scale=smoke", root=clone)
     assert ended.returncode == 1
     said = own_lines(ended.stdout)
-    assert len(said) == 1 and said[0].startswith(message) and len(said[0]) < 300
+    assert len(said) == 1 and said[0].startswith(message) and len(said[0]) < 500
     assert results(begun) == before
+
+
+EDITS = {
+    "heads that do not divide the width": (
+        ("networks.yaml", "{dim: 256, depth: 4, heads: 16,", "{dim: 256, depth: 4, heads: 12,"),
+        "paper",
+        "network 'sformer-4-256' at scale 'paper': 'heads' must divide 'dim', found 12 heads for a width of 256",
+    ),
+    "images that the tokenizer cannot halve": (
+        ("scales/smoke.yaml", "imagenet: smoke-digit-pairs-32", "imagenet: smoke-digits-12"),
+        "smoke",
+        "table2d, row 'spikformer', column 'sformer-8-384-imagenet': 'sformer-8-384': the tokenizer halves the image 4 "
+        "times ('pools'); 'image_size' must be a multiple of 16, found 12",
+    ),
+    "a recipe that there is not": (
+        ("paper/table2b.yaml", "student: spikingformer-cifar-300", "student: spikingformer-cifar-30"),
+        "smoke",
+        "unknown recipe 'spikingformer-cifar-30' (did you mean 'spikingformer-cifar-300'?); expected one of: ",
+    ),
+    "an option that there is not": (
+        ("paper/table4d.yaml", "λ: bkd.blur_ratio", "λ: bkd.blur"),
+        "smoke",
+        "unknown option of 'bkd' 'blur' in config/paper/table4d.yaml (did you mean 'blur_ratio'?); expected one of: ",
+    ),
+}
+
+
+@pytest.fixture
+def clone(tmp_path):
+    """A copy of the repository."""
+    return repository(tmp_path / "clone")
+
+
+def edit(clone, file, old, new):
+    """Replace what stands once in a file of the configuration."""
+    path = clone / "config" / file
+    assert path.read_text().count(old) == 1
+    path.write_text(path.read_text().replace(old, new))
+
+
+@pytest.mark.parametrize("case", EDITS)
+def test_a_mistake_in_the_configuration_ends_a_dry_run_in_one_line(clone, tmp_path, case):
+    change, scale, message = EDITS[case]
+    edit(clone, *change)
+    ended = snakemake(tmp_path, "--dry-run", "all", "--config", f"scale={scale}", root=clone)
+    assert ended.returncode == 1
+    said = own_lines(ended.stdout)
+    assert len(said) == 1 and said[0].startswith(message) and len(said[0]) < 500
+    assert not (tmp_path / "results").exists()
+
+
+def bkdsnn(clone, folder, *arguments):
+    """Run a command of the copied repository at smoke scale on the results below `folder`."""
+    command = [sys.executable, "-m", "bkdsnn", *arguments, "--scale", "smoke", "--results", str(folder)]
+    return subprocess.run(command, cwd=clone, env=environment(), capture_output=True, text=True, check=False)
+
+
+def test_a_teacher_that_cannot_be_matched_is_named_before_the_first_step(clone, tmp_path):
+    """How many features a network has is known when it is built, not when the configuration is read."""
+    edit(
+        clone,
+        "scales/smoke.yaml",
+        "vit-s-16: {image_size: 24, patch: 6, dim: 24, depth: 3,",
+        "vit-s-16: {image_size: 24, patch: 6, dim: 24, depth: 1,",
+    )
+    config = clone / "config"
+    plan = paper.Expansion("smoke", config=config).plan(paper.load_table("table2b", config))
+    student = plan.cell("kdsnn", "sformer-4-256-cifar10").runs[0]
+    assert bkdsnn(clone, tmp_path, "data", student.dataset.name).returncode == 0
+    assert bkdsnn(clone, tmp_path, "train", student.teacher.name).returncode == 0
+    ended = bkdsnn(clone, tmp_path, "train", student.name)
+    assert ended.returncode == 1 and "Traceback" not in ended.stderr
+    (error,) = error_lines(ended.stderr)
+    assert error.startswith(
+        "error: 'kdsnn' compares layer by layer: the student has 2 {'block1': (16, 3, 3), 'block2': "
+    )
+    assert "the teacher only 1 {'block1': (24, 4, 4)}, as (C, h, w); choose a teacher with at least as many" in error
+    folder = RunFolder(tmp_path / "smoke" / "runs", student)
+    assert json.loads((folder.path / "failure.json").read_text())["message"] == error.removeprefix("error: ")
+    assert not folder.checkpoint.exists() and not (folder.path / "history.jsonl").exists()
 
 
 ABSENT = {

@@ -17,7 +17,7 @@ rule table:
     params:
         scale=SCALE.name,
         neurons=SETTINGS.neurons,
-        seeds=SEEDS,
+        seeds=table_seeds,
     shell:
         "python -m bkdsnn table {wildcards.table} --scale {params.scale} --neurons {params.neurons} "
         "--seeds {params.seeds} --log {log}"
