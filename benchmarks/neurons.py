@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import harness
-import reference
 import torch
+from reference import nodes
 from torch import Tensor
 
 from bkdsnn import devices, spec
@@ -53,7 +53,7 @@ def row(name: str, shape: tuple[int, ...], rounds: int) -> dict[str, object]:
 
 def theirs(configuration: spec.Neuron) -> Callable[[Tensor], Tensor]:
     """Return spikingjelly's layer of neurons, from (T*B, ...) to (T*B, ...)."""
-    node = reference.node(configuration)
+    node = nodes.node(configuration)
 
     def fire(currents: Tensor) -> Tensor:
         node.reset()

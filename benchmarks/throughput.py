@@ -3,15 +3,15 @@
     python benchmarks/throughput.py --device cpu
     python benchmarks/throughput.py --device cuda
 
-plain   spikingjelly's network (its zoo's, or its blocks where the zoo has none), every image repeated T times,
-        membranes reset each step, torch's default memory format; on a GPU under bf16 autocast, which in spikingjelly
-        2.0.0 makes its neurons fall back to a loop in Python
+plain   spikingjelly's network (its zoo's, or its blocks or layers where the zoo has none), every image repeated T
+        times, membranes reset each step, torch's default memory format; on a GPU under bf16 autocast, which in
+        spikingjelly 2.0.0 makes its neurons fall back to a loop in Python
 fused   on a GPU only: the same, prepared for bf16 by spikingjelly, so that its fused neurons run
 ours    the student and the step of `bkdsnn.train`
 
-Each with the task loss alone and with BKDSNN. Teacher and loss terms are ours on every side. All sides have the same
-weights; their losses and gradients are compared in float64 before anything is timed. Memory is what a step needs at
-its peak above what lies there between steps.
+Each with the task loss alone and with BKDSNN, on labels that are neither mixed nor smoothed. Teacher and loss terms
+are ours on every side. All sides have the same weights; their losses and gradients are compared in float64 before
+anything is timed. Memory is what a step needs at its peak above what lies there between steps.
 """
 
 from __future__ import annotations
@@ -31,26 +31,28 @@ from spikingjelly.activation_based.precision import prepare_model_for_precision
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bkdsnn import devices, models, paper, streams, train
+from bkdsnn import devices, models, optim, paper, streams, train
 from bkdsnn.distill import Criterion
 from bkdsnn.models.neurons import Spiking
 from bkdsnn.spec import RunSpec
 
 STEPS = {"cpu": 1, "cuda": 10}  # in one measurement; a GPU is waited for at its end
 WARM_UP = 3  # rounds that measure memory before others measure time
+DISTILLED = "bkdsnn"  # row whose loss and teacher are those of every case of its column
 LR = 1e-6  # so small that the networks timed are those compared
 CHECKED = (2, 32)  # images, and their greatest size, in the comparison
 MATRIX = 8192  # rows and columns of the bf16 product that gives the peak
 
 
 class Case(NamedTuple):
-    """A network of a table at a scale; `size` in pixels and `batch` replace those of the scale."""
+    """The network of a table's row and column at a scale; `size` in pixels and `batch` replace those of the scale."""
 
     table: str
     scale: str
     column: str
     size: int | None = None
     batch: int | None = None
+    row: str = DISTILLED
 
 
 CASES = {
@@ -60,12 +62,18 @@ CASES = {
         "demo-R20": Case("table2a", "demo", "resnet20-cifar10"),
         "demo-R19": Case("table2a", "demo", "resnet19-cifar10"),
         "R18-64px": Case("table2c", "paper", "resnet18-imagenet", size=64, batch=8),
+        "demo-Spikformer": Case("table2b", "demo", "sformer-4-384-cifar10", row="spikformer-cml"),
+        "demo-Spikingformer": Case("table2b", "demo", "sformer-4-384-cifar10"),
+        "Spikingformer-4-256": Case("table2b", "paper", "sformer-4-256-cifar10", batch=16),
     },
     "cuda": {
         "R18-224px": Case("table2c", "paper", "resnet18-imagenet", batch=128),
         "R50-224px": Case("table2c", "paper", "resnet50-imagenet", batch=64),
         "R19-32px": Case("table2a", "paper", "resnet19-cifar10"),
         "R20-32px": Case("table2a", "paper", "resnet20-cifar10"),
+        "Spikformer-4-384": Case("table2b", "paper", "sformer-4-384-cifar10", row="spikformer-cml"),
+        "Spikingformer-4-384": Case("table2b", "paper", "sformer-4-384-cifar10"),
+        "Spikingformer-8-384": Case("table2d", "paper", "sformer-8-384-imagenet", batch=64),
     },
 }
 
@@ -73,10 +81,10 @@ CASES = {
 class Side:
     """A student with its criterion and teacher, and the step of the loop in `bkdsnn.train`."""
 
-    def __init__(self, spec: RunSpec, student: nn.Module, criterion: Criterion, teacher: models.ResNet | None) -> None:
+    def __init__(self, spec: RunSpec, student: nn.Module, criterion: Criterion, teacher: models.Network | None) -> None:
         self.spec, self.student, self.criterion, self.teacher = spec, student, criterion, teacher
         self.parts = nn.ModuleList(part for part in (student, criterion, teacher) if part is not None)
-        self.ours = isinstance(student, models.ResNet)
+        self.ours = isinstance(student, models.Network)
 
     def loss(self, images: Tensor, labels: Tensor) -> Tensor:
         """Return the training loss of images (B, 3, H, W) with labels (B,)."""
@@ -88,7 +96,7 @@ class Side:
     def steps(self, images: Tensor, labels: Tensor) -> Callable[[], None]:
         """Return a function that makes `STEPS` steps; cuDNN is deterministic on our side, as in the trainer."""
         device, recipe = images.device, self.spec.recipe
-        optimizer = train.make_optimizer(recipe, [*self.student.parameters(), *self.criterion.parameters()])
+        optimizer = optim.make_optimizer(recipe, [*self.student.parameters(), *self.criterion.parameters()])
 
         def run() -> None:
             torch.backends.cudnn.deterministic = self.ours
@@ -140,11 +148,12 @@ def main(arguments: list[str] | None = None) -> None:
 
 def specs(case: Case, device: torch.device) -> list[RunSpec]:
     """Return the run of that case without and with distillation; on a GPU in bf16."""
-    run = paper.plan(case.table, case.scale, seeds=[0]).cell("bkdsnn", case.column).runs[0]
+    plan = paper.plan(case.table, case.scale, seeds=[0])
+    run, other = (plan.cell(row, case.column).runs[0] for row in (DISTILLED, case.row))
     batch, precision = case.batch or run.recipe.batch_size, "bf16" if device.type == "cuda" else "fp32"
     recipe = run.recipe.model_copy(update={"batch_size": batch, "lr": LR, "precision": precision})
     dataset = run.dataset.model_copy(update={"image_size": case.size or run.dataset.image_size})
-    distilled = run.model_copy(update={"dataset": dataset, "recipe": recipe})
+    distilled = run.model_copy(update={"network": other.network, "dataset": dataset, "recipe": recipe})
     return [distilled.model_copy(update={"distill": (), "teacher": None}), distilled]
 
 
@@ -181,12 +190,12 @@ def build(spec: RunSpec, device: torch.device) -> dict[str, Side]:
     """Return all sides with the same weights, on the CPU; they share the teacher, which nothing changes."""
     teacher = None
     if spec.teacher:
-        teacher = models.build(spec.teacher.network, spec.dataset.classes).requires_grad_(False).eval()
+        teacher = models.build(spec.teacher.network, spec.dataset).requires_grad_(False).eval()
     student, criterion = train.build(spec, teacher, torch.device("cpu"))
     sides = {"ours": Side(spec, student, criterion, teacher)}
     for name in ("plain", "fused") if device.type == "cuda" else ("plain",):
-        other = reference.Reference(spec.network, spec.dataset.classes)
-        other.net.load_state_dict(student.state_dict())
+        other = reference.Reference(spec.network, spec.dataset, student.taps[-1])
+        other.load(student.state_dict())
         sides[name] = Side(spec, other, copy.deepcopy(criterion), teacher)
     return sides
 

@@ -2,17 +2,13 @@
 
 import importlib
 import json
-from pathlib import Path
 
 import pytest
 
-BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
-
 
 @pytest.fixture
-def measured(monkeypatch, tmp_path):
+def measured(tmp_path):
     """A function that runs a benchmark for one round and returns what it wrote."""
-    monkeypatch.syspath_prepend(BENCHMARKS)
 
     def run(name, *arguments):
         out = tmp_path / "result.json"
@@ -39,9 +35,10 @@ def test_startup_reaches_the_first_step(measured):
     assert "bkdsnn" in result["run"] and result["imports_ms"]["torch"] > 0
 
 
-def test_throughput_compares_equal_networks(measured):
+@pytest.mark.parametrize("case", ["demo-R20", "demo-Spikformer", "demo-Spikingformer"])
+def test_throughput_compares_equal_networks(measured, case):
     """Before it times anything, the benchmark itself asserts that losses and gradients agree."""
-    rows = measured("throughput", "--cases", "demo-R20")["rows"]
+    rows = measured("throughput", "--cases", case)["rows"]
     assert [row["loss"] for row in rows] == ["ce", "bkdsnn"]
     for row in rows:
         assert row["sides"].keys() == {"ours", "plain"}
@@ -54,7 +51,15 @@ def test_neurons_compares_equal_spikes(measured):
     assert len(rows) == 9 and all(row["ratio"] > 0 for row in rows)
 
 
-@pytest.mark.parametrize("name", ["dag", "neurons", "startup", "throughput"])
+def test_attention_compares_equal_products_and_says_which_order_is_ours(measured):
+    rows = measured("attention")["rows"]
+    assert {(row["N"], row["d"]) for row in rows} >= {(9, 8), (64, 16), (64, 32), (196, 48), (196, 64), (196, 96)}
+    for row in rows:
+        assert row["left/right"] > 0
+        assert row["ours"] == ("left" if row["N"] < row["d"] else "right")
+
+
+@pytest.mark.parametrize("name", ["attention", "dag", "neurons", "startup", "throughput"])
 def test_help_explains_every_benchmark(measured, capsys, name):
     with pytest.raises(SystemExit, match="0"):
         measured(name, "--help")
