@@ -14,6 +14,7 @@ from bkdsnn.spec.base import Strict
 from bkdsnn.spec.data import Interpolation, View
 
 Count = Annotated[int, Field(gt=0)]
+AnyCount = Annotated[int, Field(ge=0)]
 
 
 class Neuron(Strict):
@@ -176,7 +177,7 @@ class MetaSpikeformer(Architecture):
     family: Literal["meta-spikeformer"] = "meta-spikeformer"
     form: Literal["spiking"] = "spiking"
     dims: tuple[int, int, int, int] = Field(description="widths of the stages at 1/4, 1/8, 1/16 and 1/16")
-    conv_blocks: tuple[Count, Count, Count] = Field(default=(1, 1, 2), description="at 1/2, 1/4 and 1/8")
+    conv_blocks: tuple[AnyCount, AnyCount, AnyCount] = Field(default=(1, 1, 2), description="at 1/2, 1/4 and 1/8")
     attention_blocks: tuple[Count, Count] = Field(default=(6, 2), description="of the last two stages")
     heads: int = Field(default=8, gt=0)
     mlp_ratio: int = Field(default=4, gt=0)

@@ -141,7 +141,7 @@ def test_progress_is_told(finished):
         last = rf"epoch {epochs}/{epochs}, .*top-1 \d+\.\d\d %, done" if epochs else r"top-1 \d+\.\d\d %"
         assert re.fullmatch(last, said[-1])
     steps = sum(JOBS["all", "smoke"]) + 1
-    counted = re.findall(rf"(?<!\d)(\d+) of {steps} steps \(\d+%\) done", output)
+    counted = re.findall(rf"(?<!\d)(\d+) of {steps} steps \([\d.]+%\) done", output)
     assert counted == [str(step) for step in range(1, steps + 1)]
     assert "table2a at scale smoke: 36 cells, 36 measured" in output
     assert "table2c at scale smoke: 27 cells, 27 measured" in output
