@@ -1,4 +1,4 @@
-"""Hard distillation (DeiT, Touvron et al., ICML 2021, Eq. 3): a second head learns the teacher's decisions."""
+"""Hard distillation (DeiT, Touvron et al., ICML 2021): a second head learns the teacher's decisions."""
 
 from __future__ import annotations
 

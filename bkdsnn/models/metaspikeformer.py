@@ -27,7 +27,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bkdsnn import spec
-from bkdsnn.errors import unknown
 from bkdsnn.models.neurons import Spiking
 from bkdsnn.models.outputs import Network, Outputs
 from bkdsnn.models.transformer import StillNorm, attend, initialise_linear
@@ -63,8 +62,7 @@ class MetaSpikeformer(Network):
         Raises:
             UserError: a tap that the network does not have.
         """
-        for tap in set(taps) - set(self.taps):
-            raise unknown("tap", tap, self.taps)
+        self.check_taps(taps)
         x = self.stem(images.contiguous(memory_format=torch.channels_last))  # tokens (N, C) then need no copy
         features = {}
         for name, layer in self.trunk.named_children():

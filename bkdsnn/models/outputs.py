@@ -8,6 +8,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
+from bkdsnn.errors import unknown
+
 
 class Outputs(NamedTuple):
     """Logits of every time-step, and what distillation compares; T = 1 for an ANN.
@@ -33,3 +35,8 @@ class Network(nn.Module, abc.ABC):
     @abc.abstractmethod
     def forward(self, images: Tensor, taps: Sequence[str] = ()) -> Outputs:
         """Return the outputs, with the features of `taps`; a tap that there is not raises `UserError`."""
+
+    def check_taps(self, taps: Sequence[str]) -> None:
+        """Raise `UserError` for a tap that the network does not have."""
+        for tap in set(taps) - set(self.taps):
+            raise unknown("tap", tap, self.taps)

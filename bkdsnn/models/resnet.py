@@ -25,7 +25,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bkdsnn import spec
-from bkdsnn.errors import UserError, unknown
+from bkdsnn.errors import UserError
 from bkdsnn.models.neurons import Spiking
 from bkdsnn.models.outputs import Network, Outputs
 from bkdsnn.models.quantised import ClipFloor, SpikingClipFloor
@@ -63,8 +63,7 @@ class ResNet(Network):
         Raises:
             UserError: a tap that the network does not have.
         """
-        for tap in set(taps) - set(self.taps):
-            raise unknown("tap", tap, self.taps)
+        self.check_taps(taps)
         x = images.contiguous(memory_format=torch.channels_last)  # trains about 1.4 times faster on a CPU
         x = self.pool(self.act1(self.bn1(self.conv1(x))))
         features = {}

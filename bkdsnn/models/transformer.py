@@ -23,7 +23,6 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bkdsnn import spec
-from bkdsnn.errors import unknown
 from bkdsnn.models.neurons import Spiking
 from bkdsnn.models.outputs import Network, Outputs
 
@@ -57,8 +56,7 @@ class Transformer(Network):
         Raises:
             UserError: a tap that the network does not have.
         """
-        for tap in set(taps) - set(self.taps):
-            raise unknown("tap", tap, self.taps)
+        self.check_taps(taps)
         x = images.contiguous(memory_format=torch.channels_last)  # tokens (N, D) then need no copy
         x = self.embed(self.stem(x))
         features = {}

@@ -16,7 +16,6 @@ from torch import Tensor
 from torch.nn import functional
 
 from bkdsnn import spec
-from bkdsnn.errors import unknown
 from bkdsnn.models.outputs import Network, Outputs
 
 
@@ -57,8 +56,7 @@ class ViT(VisionTransformer, Network):
         Raises:
             UserError: a tap that the network does not have.
         """
-        for tap in set(taps) - set(self.taps):
-            raise unknown("tap", tap, self.taps)
+        self.check_taps(taps)
         inner = [index for index, tap in enumerate(self.taps[:-1]) if tap in taps]
         found = self.forward_intermediates(self.prepare(images), indices=inner or 1)  # it cannot be asked for no map
         tokens, maps = cast(tuple[Tensor, list[Tensor]], found)
