@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from bkdsnn.archives import unpack
 from bkdsnn.data.layout import BINARY, PIXELS, SIDE, SUFFIXES
 from bkdsnn.data.pickles import ByteArray, text, unpickle
 from bkdsnn.errors import UserError
@@ -74,7 +75,7 @@ def _opened(source: Path) -> Iterator[Path]:
     with tempfile.TemporaryDirectory() as temporary:
         try:
             with tarfile.open(source) as archive:
-                archive.extractall(temporary, filter="data")
+                unpack(archive, Path(temporary))
         except (OSError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError) as error:
             raise UserError(f"{source}: cannot be unpacked ({error}); expected {ACCEPTED}") from error
         yield Path(temporary)

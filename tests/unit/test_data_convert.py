@@ -11,6 +11,7 @@ import pytest
 import yaml
 from PIL import Image
 
+from bkdsnn.archives import extract, unpack
 from bkdsnn.data.cifar import read
 from bkdsnn.data.convert import convert
 from bkdsnn.errors import UserError
@@ -70,7 +71,7 @@ def test_the_real_subsets_come_back_pixel_by_pixel(files, dataset, samples, tmp_
     convert(archive, tmp_path / "target")
     arrays = read(dataset, tmp_path / "target")
     with tarfile.open(archive) as content:
-        content.extractall(tmp_path, filter="data")
+        unpack(content, tmp_path)
     (folder,) = tmp_path.glob("cifar-*")
     trains, test = (BATCHES[:5], BATCHES[5]) if dataset is CIFAR10 else (["train"], "test")
     for names, images, labels in [(trains, *arrays[:2]), ([test], *arrays[2:])]:
@@ -141,13 +142,15 @@ def test_an_existing_target_is_refused_and_kept(tmp_path):
     assert list((tmp_path / "target").iterdir()) == []
 
 
-def test_an_archive_cannot_write_outside_its_folder(tmp_path):
+@pytest.mark.parametrize(("name", "kind"), [("../../escaped", tarfile.REGTYPE), ("link", tarfile.SYMTYPE)])
+def test_an_archive_cannot_write_outside_its_folder(name, kind, tmp_path):
     source = tmp_path / "bad.tar.gz"
     with tarfile.open(source, "w:gz") as archive:
-        member = tarfile.TarInfo("../../escaped")
-        member.size = 4
+        member = tarfile.TarInfo(name)
+        member.type, member.linkname, member.size = kind, "/etc", 4 if kind == tarfile.REGTYPE else 0
         archive.addfile(member, io.BytesIO(b"evil"))
-    assert f"{source}: cannot be unpacked" in _refusal(source)
+    message = _refusal(source)
+    assert f"{source}: cannot be unpacked" in message and f"'{name}'" in message
 
 
 @pytest.mark.parametrize("content", [None, b"", b"no archive", b"\x1f\x8b\x08 cut short"])
@@ -210,7 +213,7 @@ def test_real_jpeg_images_convert_to_their_decoded_pixels(samples, tmp_path):
             folder = Path(member.name).parent
             if member.isfile() and taken.setdefault(folder, 0) < 2:
                 taken[folder] += 1
-                archive.extract(member, tmp_path, filter="data")
+                extract(archive, member, tmp_path)
     convert(tmp_path / "cifar10-jpeg", tmp_path / "target")
     arrays = read(CIFAR10, tmp_path / "target")
     assert arrays.train_labels.tolist() == [label for label in range(10) for _ in range(2)]
