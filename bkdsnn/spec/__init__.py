@@ -5,7 +5,7 @@ tau temperature, lambda blur ratio, w_LD and w_BKD loss weights.
 """
 
 from bkdsnn.spec.base import Strict
-from bkdsnn.spec.data import Augment, Dataset, Digits, Interpolation, ResizedCrop, View
+from bkdsnn.spec.data import Augment, Dataset, Digits, Events, Interpolation, ResizedCrop, Simulated, View
 from bkdsnn.spec.losses import BKD, KDSNN, LD, TET, CrossEntropy, HardLD, LaSNN, TaskLoss, Term
 from bkdsnn.spec.networks import (
     MetaSpikeformer,
@@ -17,6 +17,7 @@ from bkdsnn.spec.networks import (
     Spikingformer,
     SpikingTransformer,
     ViT,
+    Wide7B,
 )
 from bkdsnn.spec.recipe import Mix, Recipe
 from bkdsnn.spec.run import RUN_NAME, VERSIONS, Pretrained, RunSpec
@@ -32,6 +33,7 @@ __all__ = [
     "CrossEntropy",
     "Dataset",
     "Digits",
+    "Events",
     "HardLD",
     "Interpolation",
     "LaSNN",
@@ -45,6 +47,7 @@ __all__ = [
     "ResNet",
     "ResizedCrop",
     "RunSpec",
+    "Simulated",
     "Spikformer",
     "SpikingTransformer",
     "Spikingformer",
@@ -53,4 +56,5 @@ __all__ = [
     "Term",
     "ViT",
     "View",
+    "Wide7B",
 ]

@@ -53,6 +53,15 @@ class BKD(Strict):
     restoration: bool = Field(default=True, description="with the block G")
     reduction: Literal["batch-mean", "sum"] = "batch-mean"
     target: Literal["map", "vector"] = "map"
+    swapped: bool = Field(
+        default=False, description="blur and restore the teacher's map to be the student's (published code, events)"
+    )
+
+    @model_validator(mode="after")
+    def _swaps_maps(self) -> BKD:
+        if self.swapped and self.target != "map":
+            raise ValueError("'swapped' compares maps; leave out 'target: vector'")
+        return self
 
 
 class LayerWise(Strict):

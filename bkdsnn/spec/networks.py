@@ -6,7 +6,7 @@ conversion or fine-tuning must leave as it is) and `check_image(size)`.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -21,10 +21,11 @@ class Neuron(Strict):
     """A spiking neuron: charge, fire (H >= v_threshold), reset.
 
     `if`: H = V + x. `lif`: H = V + (x - (V - v_reset)) / tau with `decay_input`, else H = V - (V - v_reset) / tau + x.
+    `plif` is `lif` whose 1 / tau is learned, one number for all neurons of a layer; `tau` is where it begins.
     `v_reset` None is a soft reset (V = H - v_threshold S). `v_init` is the membrane before the first step.
     """
 
-    kind: Literal["if", "lif"]
+    kind: Literal["if", "lif", "plif"]
     tau: float = Field(default=2.0, ge=1)
     decay_input: bool = True
     v_threshold: float = Field(default=1.0, gt=0)
@@ -43,8 +44,9 @@ class Quantised(Strict):
 
 
 class Architecture(Strict):
-    """What all families share."""
+    """What all families share; `takes` are the kinds of data that a family can be shown."""
 
+    takes: ClassVar[frozenset[str]] = frozenset({"images"})
     name: str
     timesteps: int = Field(default=1, gt=0, description="T")
     view: View = Field(default=View(), description="of test images that come as files")
@@ -108,6 +110,7 @@ class SpikingTransformer(Architecture):
     Form `ann` is the twin without spikes: ReLU for every neuron and softmax attention.
     """
 
+    takes: ClassVar[frozenset[str]] = frozenset({"images", "events"})
     form: Literal["ann", "spiking"]
     dim: int = Field(gt=0, description="D, width of a token; the tokenizer widens by D/8, D/4, D/2, D")
     depth: int = Field(gt=0, description="number of blocks")
@@ -210,6 +213,45 @@ class MetaSpikeformer(Architecture):
         return self
 
 
+class Wide7B(Architecture):
+    """Wide-7B-Net (Fang et al., NeurIPS 2021): units of one SEW block and a max pooling that halves the map.
+
+    A 1x1 convolution stands first, and wherever the width changes. What is left of the map after the last pooling is
+    flattened.
+    """
+
+    takes: ClassVar[frozenset[str]] = frozenset({"events"})
+    family: Literal["wide-7b"] = "wide-7b"
+    form: Literal["sew"] = "sew"
+    widths: tuple[Count, ...] = Field(description="of the units, in order")
+    neuron: Neuron
+
+    @property
+    def spiking(self) -> bool:
+        """True: there is no other form."""
+        return True
+
+    @property
+    def slug(self) -> str:
+        """The name, which says it all."""
+        return self.name
+
+    def check_image(self, size: int) -> None:
+        """Raise ValueError if the poolings do not leave one pixel or more of each side evenly."""
+        step = 2 ** len(self.widths)
+        if size % step:
+            raise ValueError(
+                f"'{self.name}' halves the image {len(self.widths)} times (one pooling for each of 'widths'); "
+                f"'image_size' must be a multiple of {step}, found {size}"
+            )
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Wide7B:
+        if not self.widths:
+            raise ValueError("'widths' must name at least one unit")
+        return self
+
+
 class ViT(Architecture):
     """Vision transformer (Dosovitskiy et al., ICLR 2021), an ANN.
 
@@ -246,7 +288,7 @@ class ViT(Architecture):
         return self
 
 
-Network = Annotated[ResNet | Spikformer | Spikingformer | MetaSpikeformer | ViT, Field(discriminator="family")]
+Network = Annotated[ResNet | Spikformer | Spikingformer | MetaSpikeformer | Wide7B | ViT, Field(discriminator="family")]
 
 
 def _check_heads(heads: int, key: str, width: int) -> None:

@@ -12,8 +12,8 @@ from pydantic import Field, field_validator, model_validator
 
 from bkdsnn.spec.base import Strict
 from bkdsnn.spec.data import Dataset
-from bkdsnn.spec.losses import CrossEntropy, TaskLoss, Term
-from bkdsnn.spec.networks import MetaSpikeformer, Network
+from bkdsnn.spec.losses import BKD, CrossEntropy, TaskLoss, Term
+from bkdsnn.spec.networks import MetaSpikeformer, Network, Wide7B
 from bkdsnn.spec.recipe import Recipe
 
 # Raise a number by hand when the meaning of that part changes: runs made before it then count as other runs.
@@ -65,19 +65,35 @@ class RunSpec(Strict):
     def _consistent(self) -> RunSpec:
         if self.recipe is None and self.source is None:
             raise ValueError("a run without 'recipe' needs a 'source' whose weights it evaluates")
-        self.network.check_image(self.dataset.image_size)
+        self._check_input()
         self._check_source()
         if bool(self.distill) != (self.teacher is not None):
             raise ValueError("'distill' and 'teacher' belong together")
         if any(term.method == "hard-ld" for term in self.distill) != self._distilled_head:
             raise ValueError("'hard-ld' and a network with 'distilled_head' belong together")
-        if self.teacher and self.teacher.dataset != self.dataset:
-            raise ValueError(f"teacher sees '{self.teacher.dataset.name}', student '{self.dataset.name}'")
+        if self.teacher:
+            self._check_teacher(self.teacher)
         return self
+
+    def _check_teacher(self, teacher: RunSpec) -> None:
+        if teacher.dataset != self.dataset:
+            raise ValueError(f"teacher sees '{teacher.dataset.name}', student '{self.dataset.name}'")
+        vector = any(isinstance(term, BKD) and term.target == "vector" for term in self.distill)
+        if vector and isinstance(teacher.network, Wide7B):
+            raise ValueError(f"'bkd' with 'target: vector' needs a pooled vector; '{teacher.network.name}' has none")
 
     @property
     def _distilled_head(self) -> bool:
         return isinstance(self.network, MetaSpikeformer) and self.network.distilled_head
+
+    def _check_input(self) -> None:
+        kind = "events" if self.dataset.events else "images"
+        if kind not in self.network.takes:
+            raise ValueError(
+                f"'{self.network.name}' takes {' or '.join(sorted(self.network.takes))}, "
+                f"but '{self.dataset.name}' has {kind}"
+            )
+        self.network.check_image(self.dataset.image_size)
 
     def _check_source(self) -> None:
         if not isinstance(self.source, RunSpec):
