@@ -22,6 +22,7 @@ NEURONS = {
     "LIF, triangle, not detached": spec.Neuron(
         kind="lif", decay_input=False, detach_reset=False, surrogate="triangle", alpha=1.0
     ),
+    "PLIF, atan, detached": spec.Neuron(kind="plif", surrogate="atan", alpha=2.0),
 }
 SHAPES = [(8, 12, 12), (8, 24, 24), (64, 28, 28)]
 

@@ -28,4 +28,5 @@ def node_options(configuration: spec.Neuron) -> tuple[type[nn.Module], dict[str,
     }
     if configuration.kind == "if":
         return neuron.IFNode, options
-    return neuron.LIFNode, {"tau": configuration.tau, "decay_input": configuration.decay_input, **options}
+    kind, tau = {"lif": (neuron.LIFNode, "tau"), "plif": (neuron.ParametricLIFNode, "init_tau")}[configuration.kind]
+    return kind, {tau: configuration.tau, "decay_input": configuration.decay_input, **options}

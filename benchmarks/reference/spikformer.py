@@ -25,12 +25,13 @@ NAMES = {
 
 
 def build(network: spec.Spikformer, dataset: spec.Dataset) -> tuple[nn.Module, nn.Module]:
-    """Return the network, from (T, B, 3, H, W) to (T, B, K), and its last block."""
+    """Return the network, from (T, B, C, H, W) to (T, B, K), and its last block."""
     net = spikformer.Spikformer(
         network.timesteps,
         img_size_h=dataset.image_size,
         img_size_w=dataset.image_size,
         patch_size=2 ** len(network.pools),
+        in_channels=dataset.channels,
         num_classes=dataset.classes,
         embed_dims=network.dim,
         num_heads=network.heads,

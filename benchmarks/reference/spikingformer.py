@@ -58,8 +58,8 @@ class Block(nn.Module):
 
 
 def build(network: spec.Spikingformer, dataset: spec.Dataset) -> tuple[nn.Module, nn.Module]:
-    """Return the network, from (T, B, 3, H, W) to (T, B, K), and its last block."""
-    widths = (3, network.dim // 8, network.dim // 4, network.dim // 2, network.dim)
+    """Return the network, from (T, B, C, H, W) to (T, B, K), and its last block."""
+    widths = (dataset.channels, network.dim // 8, network.dim // 4, network.dim // 2, network.dim)
     stages = (stage(network, index, *pair) for index, pair in enumerate(pairwise(widths), start=1))
     parts = {"stem": nn.Sequential(*stages), "embedding": unit(network.dim, network.dim, kernel=3)}
     parts |= {f"block{index}": Block(network) for index in range(1, network.depth + 1)}

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from bkdsnn.distill.features import Shapes, pair_last, space_mean, squared_error, time_mean
+from bkdsnn.distill.features import Shapes, adapter, pair_last, space_mean, squared_error, time_mean
 from bkdsnn.distill.method import Method
 from bkdsnn.distill.restoration import Restoration
 from bkdsnn.models.outputs import Outputs
@@ -17,23 +17,39 @@ class BKDLoss(Method):
 
     Target `vector` compares the mean of G(...) over places with the teacher's `pooled` vector instead, as wide as its
     last feature, and needs no feature of the teacher.
+
+    `swapped` is w_BKD |G(f_adp(F_tea) * B) - F|^2, f_adp to the student's width and G of that width: the student learns
+    to be what can be restored from the teacher. F_tea lies on the student's grid there as well.
     """
 
     def __init__(self, options: BKD, student: Shapes, teacher: Shapes) -> None:
         to_map = options.target == "map"
         pair = pair_last("bkd", student, teacher, resampled=to_map)
-        super().__init__([pair])
+        super().__init__([pair], adapt=not options.swapped)
         if not to_map:
             self.teacher_taps = ()
+        if options.swapped:
+            pair = pair.exchanged
+            self.adapters = nn.ModuleList([adapter(pair)])
         self.options = options
         self.restoration = Restoration(pair.teacher_width, options.blur_ratio, options.mask, block=options.restoration)
 
     def forward(self, student: Outputs, teacher: Outputs, labels: Tensor, blur: torch.Generator) -> dict[str, Tensor]:
         """Return `bkd`; one mask is drawn from `blur`."""
+        compared = self._swapped if self.options.swapped else self._restored
+        restored, target = compared(student, teacher, blur)
+        return {"bkd": self.options.weight * squared_error(restored, target, self.options.reduction)}
+
+    def _restored(self, student: Outputs, teacher: Outputs, blur: torch.Generator) -> tuple[Tensor, Tensor]:
         (feature,) = self.adapted(student)
         restored = self.restoration.restore(feature, blur)
         if self.options.target == "map":
             (target,) = self.targets(teacher, [restored])
-        else:
-            restored, target = space_mean(restored), time_mean(teacher.pooled).detach()
-        return {"bkd": self.options.weight * squared_error(restored, target, self.options.reduction)}
+            return restored, target
+        return space_mean(restored), time_mean(teacher.pooled).detach()
+
+    def _swapped(self, student: Outputs, teacher: Outputs, blur: torch.Generator) -> tuple[Tensor, Tensor]:
+        """The target is the student's map, and the only way by which a gradient reaches the student."""
+        own = time_mean(student.features[self.taps[0]])
+        (theirs,) = self.targets(teacher, [own])
+        return self.restoration.restore(self.adapters[0](theirs), blur), own

@@ -38,6 +38,11 @@ class Pair(NamedTuple):
         return self.shape[1:]
 
     @property
+    def exchanged(self) -> Pair:
+        """The pair in which teacher and student have changed places."""
+        return Pair(self.teacher_tap, self.teacher_shape, self.tap, self.shape)
+
+    @property
     def teacher_grid(self) -> tuple[int, int]:
         """(h, w) of the teacher."""
         return self.teacher_shape[1:]

@@ -1,7 +1,8 @@
 """The networks: built from a spec, called alike.
 
-`net(images, taps)` takes images (B, 3, H, W) and returns `Outputs`; `net.taps` names the features that it can return,
-the last being the one before the last layer. Nothing survives a call but the statistics of the norms in training.
+`net(images, taps)` takes images (B, 3, H, W), or frames of events (B, T, 2, H, W), and returns `Outputs`; `net.taps`
+names the features that it can return, the last being the one before the last layer. Nothing survives a call but the
+statistics of the norms in training.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ _FAMILIES = {  # imported when they are built: the ViT needs timm, which no othe
     "spikformer": ("spikformer", "Spikformer"),
     "spikingformer": ("spikingformer", "Spikingformer"),
     "meta-spikeformer": ("metaspikeformer", "MetaSpikeformer"),
+    "wide-7b": ("wide7b", "Wide7B"),
     "vit": ("vit", "ViT"),
 }
 
@@ -28,7 +30,7 @@ def build(network: spec.Network, dataset: spec.Dataset) -> Network:
     """Return the network for that data, its weights drawn from torch's global generator: the caller seeds and forks it.
 
     Raises:
-        UserError: the network's form and norm contradict each other.
+        UserError: the network's form and norm contradict each other, or a learned time constant cannot begin at `tau`.
     """
     module, name = _FAMILIES[network.family]
     made: Network = getattr(importlib.import_module(f"bkdsnn.models.{module}"), name)(network, dataset)
@@ -36,10 +38,10 @@ def build(network: spec.Network, dataset: spec.Dataset) -> Network:
 
 
 def feature_shapes(net: Network, image_size: int) -> dict[str, tuple[int, int, int]]:
-    """Return (C, h, w) of every tap for square images, by one forward pass that leaves no trace in `net`."""
+    """Return (C, h, w) of every tap for square images or frames, by one forward pass that leaves no trace in `net`."""
     modes = {module: module.training for module in net.modules()}
     with torch.no_grad():
-        features = net.eval()(next(net.parameters()).new_zeros(1, 3, image_size, image_size), net.taps).features
+        features = net.eval()(net.blank(image_size), net.taps).features
     for module, mode in modes.items():
         module.training = mode
     return {tap: (feature.shape[2], feature.shape[3], feature.shape[4]) for tap, feature in features.items()}

@@ -10,6 +10,7 @@ Shapes: T time-steps, B images, `...` whatever a layer has per image (C H W, or 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from bkdsnn import spec
+from bkdsnn.errors import UserError
 
 OWN = "bkdsnn"
 _FUSED = {"atan": "ATan", "sigmoid": "Sigmoid", "triangle": "PiecewiseQuadratic"}  # spikingjelly's classes
@@ -26,6 +28,8 @@ class Spiking(nn.Module):
     """The neurons of one layer: currents (T*B, ...) in, spikes 0 or 1 of the same shape and dtype out.
 
     A `static` layer takes (B, ...) and feeds it at every step: the first neurons of a network that sees still images.
+    Of a `plif` neuron 1 / tau = sigmoid(w), and `w` is the layer's parameter, one number (Fang et al., ICCV 2021);
+    of others `w` is None. Raises `UserError` for a `plif` neuron whose `tau` no w gives.
     """
 
     def __init__(self, neuron: spec.Neuron, timesteps: int, static: bool = False) -> None:
@@ -33,11 +37,12 @@ class Spiking(nn.Module):
         self.neuron = neuron
         self.timesteps = timesteps
         self.static = static
+        self.w = nn.Parameter(torch.tensor(_first_w(neuron))) if neuron.kind == "plif" else None
 
     def forward(self, currents: Tensor) -> Tensor:
         """Return spikes (T*B, ...)."""
         fire = _fused if self._fuses(currents.device) else _Fire.apply
-        return fire(currents, self.neuron, self.timesteps, self.static)
+        return fire(currents, self.w, self.neuron, self.timesteps, self.static)
 
     def implementation(self, device: torch.device) -> str:
         """Name what runs on that device: `OWN`, or the operator that spikingjelly chose (`triton`, `cuda`, `torch`)."""
@@ -55,7 +60,14 @@ class Spiking(nn.Module):
         return f"{self.neuron.kind}, v_threshold={self.neuron.v_threshold}, T={self.timesteps}, static={self.static}"
 
 
-def _fused(currents: Tensor, neuron: spec.Neuron, timesteps: int, static: bool) -> Tensor:
+def _first_w(neuron: spec.Neuron) -> float:
+    """Solve sigmoid(w) = 1 / tau."""
+    if neuron.tau == 1:
+        raise UserError("a neuron of kind 'plif' has 'tau' 1, expected more: 1 / tau = sigmoid(w) is below 1 for all w")
+    return -math.log(neuron.tau - 1)
+
+
+def _fused(currents: Tensor, w: Tensor | None, neuron: spec.Neuron, timesteps: int, static: bool) -> Tensor:
     """Run spikingjelly's fused operator.
 
     It takes nothing but a float32 membrane; given another, as its own modules do under autocast, it falls back to a
@@ -69,6 +81,8 @@ def _fused(currents: Tensor, neuron: spec.Neuron, timesteps: int, static: bool) 
     rest = (neuron.v_threshold, neuron.v_reset, slope, neuron.detach_reset)
     if neuron.kind == "if":
         spikes, _, _ = functional.if_multi_step(sequence, membrane, *rest)
+    elif w is not None:
+        spikes, _, _ = functional.plif_multi_step(sequence, membrane, w, neuron.decay_input, *rest)
     else:
         spikes, _, _ = functional.lif_multi_step(sequence, membrane, neuron.tau, neuron.decay_input, *rest)
     return spikes.flatten(0, 1)
@@ -82,35 +96,40 @@ class _Fire(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, currents: Tensor, neuron: spec.Neuron, timesteps: int, static: bool) -> Tensor:
+    def forward(
+        ctx: Any, currents: Tensor, w: Tensor | None, neuron: spec.Neuron, timesteps: int, static: bool
+    ) -> Tensor:
         x = [currents] * timesteps if static else currents.unflatten(0, (timesteps, -1))
         charged, spikes = (_folded(x[0], timesteps) for _ in range(2))
-        ctx.save_for_backward(charged)
+        ctx.save_for_backward(charged, w)
         ctx.neuron, ctx.timesteps, ctx.static = neuron, timesteps, static
         h, s = charged.chunk(timesteps), spikes.chunk(timesteps)
+        share = None if w is None else w.sigmoid()
         h[0].fill_(neuron.v_init - _rest(neuron))
         for t in range(timesteps):
             if t:
                 _reset(h[t - 1], s[t - 1], neuron, out=h[t])
-            _charge(h[t], x[t], neuron)
+            _charge(h[t], x[t], neuron, share)
             torch.ge(h[t], _threshold(neuron), out=s[t])
         return spikes.to(currents.dtype)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_spikes: Tensor) -> tuple[Tensor, None, None, None]:
-        (charged,) = ctx.saved_tensors
+    def backward(ctx: Any, grad_spikes: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
+        charged, w = ctx.saved_tensors
         neuron = ctx.neuron
+        tau = neuron.tau if w is None else float(1 / w.sigmoid())
         slopes = _slope(charged - _threshold(neuron), neuron)
         grad = slopes.mul_(grad_spikes) if neuron.detach_reset else slopes * grad_spikes
         g, h, slope = (tensor.chunk(ctx.timesteps) for tensor in (grad, charged, slopes))
         for t in reversed(range(ctx.timesteps - 1)):
-            g[t].addcmul_(g[t + 1], _kept(h[t], slope[t], neuron), value=_leak(neuron))
-        if neuron.kind == "lif" and neuron.decay_input:
-            grad.div_(neuron.tau)
+            g[t].addcmul_(g[t + 1], _kept(h[t], slope[t], neuron), value=_leak(neuron, tau))
+        grad_w = None if w is None else _grad_w(g, h, neuron, tau).to(w.dtype)
+        if neuron.kind != "if" and neuron.decay_input:
+            grad.div_(tau)
         if ctx.static:
             grad = grad.unflatten(0, (ctx.timesteps, -1)).sum(0)
-        return grad.to(grad_spikes.dtype), None, None, None
+        return grad.to(grad_spikes.dtype), grad_w, None, None, None
 
 
 def _folded(step: Tensor, timesteps: int) -> Tensor:
@@ -129,15 +148,20 @@ def _threshold(neuron: spec.Neuron) -> float:
     return neuron.v_threshold - _rest(neuron)
 
 
-def _leak(neuron: spec.Neuron) -> float:
+def _leak(neuron: spec.Neuron, tau: float) -> float:
     """dH[t]/dV[t-1]."""
-    return 1.0 if neuron.kind == "if" else 1 - 1 / neuron.tau
+    return 1.0 if neuron.kind == "if" else 1 - 1 / tau
 
 
-def _charge(v: Tensor, x: Tensor, neuron: spec.Neuron) -> None:
-    """Turn V[t-1] into H[t], in place; operations in spikingjelly's order, so that not even rounding differs."""
+def _charge(v: Tensor, x: Tensor, neuron: spec.Neuron, share: Tensor | None) -> None:
+    """Turn V[t-1] into H[t], in place; operations in spikingjelly's order, so that not even rounding differs.
+
+    `share` is 1 / tau where it is learned.
+    """
     if neuron.kind == "if":
         v.add_(x)
+    elif share is not None:
+        v.add_((x - v).mul_(share)) if neuron.decay_input else v.sub_(v * share).add_(x)
     elif neuron.decay_input:
         v.addcdiv_(x - v, v.new_tensor(neuron.tau))
     else:
@@ -149,6 +173,20 @@ def _reset(h: Tensor, spike: Tensor, neuron: spec.Neuron, out: Tensor) -> None:
         torch.sub(h, spike, alpha=neuron.v_threshold, out=out)
     else:
         torch.addcmul(h, h, spike, value=-1, out=out)
+
+
+def _grad_w(g: Sequence[Tensor], h: Sequence[Tensor], neuron: spec.Neuron, tau: float) -> Tensor:
+    """dL/dw = dL/d(1/tau) (1/tau) (1 - 1/tau) of g[t] = dL/dH[t]; each V[t-1] is found again from H[t-1].
+
+    dH[t]/d(1/tau) is X[t] - V[t-1] = tau (H[t] - V[t-1]) where the input decays, else -V[t-1].
+    """
+    total, v = h[0].new_zeros(()), torch.full_like(h[0], neuron.v_init - _rest(neuron))
+    for t, charged in enumerate(h):
+        if t:
+            spike = torch.ge(h[t - 1], _threshold(neuron), out=torch.empty_like(v))
+            _reset(h[t - 1], spike, neuron, out=v)
+        total += ((charged - v) if neuron.decay_input else v / -tau).mul_(g[t]).sum()
+    return total * (1 - 1 / tau)
 
 
 def _kept(h: Tensor, slope: Tensor, neuron: spec.Neuron) -> Tensor:

@@ -6,17 +6,19 @@ import abc
 from collections.abc import Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor, nn
 
-from bkdsnn.errors import unknown
+from bkdsnn.errors import UserError, unknown
 
 
 class Outputs(NamedTuple):
     """Logits of every time-step, and what distillation compares; T = 1 for an ANN.
 
     `logits` is (T, B, K); `features` maps a tap such as `stage4` to (T, B, C, h, w); `pooled` is the vector (T, B, C)
-    that the last feature is reduced to before the head; `distilled` holds the logits (T, B, K) of a second head that
-    imitates a teacher, None in evaluation and for networks without one.
+    that the last feature is reduced to before the head, (T, B, C h w) where a pooled map is flattened; `distilled`
+    holds the logits (T, B, K) of a second head that imitates a teacher, None in evaluation and for networks without
+    one.
     """
 
     logits: Tensor
@@ -26,8 +28,13 @@ class Outputs(NamedTuple):
 
 
 class Network(nn.Module, abc.ABC):
-    """A classifier of images (B, 3, H, W); `taps` names the features it can return, the last before the last layer."""
+    """A classifier of images (B, 3, H, W), or of frames (B, T, 2, H, W) of events, their counts as floats.
 
+    `taps` names the features it can return, the last of them the one before the last layer.
+    """
+
+    sample: tuple[int, ...] = (3,)
+    """What stands before H and W in one sample: (3,) for images, (T, 2) for frames."""
     taps: tuple[str, ...]
     last_layer: str
     """Name of the submodule that gives the logits."""
@@ -35,6 +42,22 @@ class Network(nn.Module, abc.ABC):
     @abc.abstractmethod
     def forward(self, images: Tensor, taps: Sequence[str] = ()) -> Outputs:
         """Return the outputs, with the features of `taps`; a tap that there is not raises `UserError`."""
+
+    def blank(self, size: int) -> Tensor:
+        """Return one blank sample to call the network with: an image (1, 3, size, size), or frames of no events."""
+        return next(self.parameters()).new_zeros(1, *self.sample, size, size)
+
+    def fold(self, frames: Tensor) -> Tensor:
+        """Return frames (B, T, 2, H, W) as (T*B, 2, H, W), time-major, channels last.
+
+        Raises `UserError` for another T than the network's.
+        """
+        if frames.shape[1:-2] != self.sample:
+            raise UserError(
+                f"the network runs {self.sample[0]} time-steps ('timesteps') and takes frames (B, T, 2, H, W) with "
+                f"that T, found {tuple(frames.shape)}; integrate the recordings to {self.sample[0]} frames"
+            )
+        return frames.transpose(0, 1).flatten(0, 1).contiguous(memory_format=torch.channels_last)
 
     def check_taps(self, taps: Sequence[str]) -> None:
         """Raise `UserError` for a tap that the network does not have."""

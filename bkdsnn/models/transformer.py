@@ -6,7 +6,7 @@ ReLU and attention has its softmax.
 
 Shapes: T time-steps, B images, D channels, h w the map of N = h w tokens, d = D / heads. Tokens stay maps, so linear
 layers are 1x1 convolutions. Images are still: what precedes the first neuron runs once per image; everything after it
-is folded, (T*B, D, h, w), time-major, and norms see T*B samples.
+is folded, (T*B, D, h, w), time-major, and norms see T*B samples. Frames of events are folded from the start.
 
 The references register two layer norms per block that they never call, 4 D parameters; they are left out here.
 """
@@ -38,8 +38,11 @@ class Transformer(Network):
     def __init__(self, network: spec.SpikingTransformer, dataset: spec.Dataset, blocks: Sequence[nn.Module]) -> None:
         super().__init__()
         self.timesteps = network.timesteps
+        self.sees_events = dataset.events is not None
+        if self.sees_events:
+            self.sample = (network.timesteps, dataset.channels)
         self.taps = tuple(f"block{index}" for index in range(1, len(blocks) + 1))
-        self.stem = _stem(network)
+        self.stem = _stem(network, dataset)
         self.embedding = nn.Sequential(_conv(network.dim, network.dim), nn.BatchNorm2d(network.dim))
         for tap, block in zip(self.taps, blocks):
             self.add_module(tap, block)
@@ -53,11 +56,14 @@ class Transformer(Network):
     def forward(self, images: Tensor, taps: Sequence[str] = ()) -> Outputs:
         """Return logits (T, B, K) and, for each tap, features (T, B, D, h, w) of images (B, 3, H, W).
 
+        Built for events, it takes frames (B, T, 2, H, W) instead.
+
         Raises:
-            UserError: a tap that the network does not have.
+            UserError: a tap that the network does not have, or another number of frames than of time-steps.
         """
         self.check_taps(taps)
-        x = images.contiguous(memory_format=torch.channels_last)  # tokens (N, D) then need no copy
+        # channels last: tokens (N, D) then need no copy
+        x = self.fold(images) if self.sees_events else images.contiguous(memory_format=torch.channels_last)
         x = self.embed(self.stem(x))
         features = {}
         for tap in self.taps:
@@ -163,17 +169,17 @@ def initialise_linear(module: nn.Module) -> None:
         nn.init.zeros_(module.get_parameter("bias"))
 
 
-def _stem(network: spec.SpikingTransformer) -> nn.Sequential:
-    """Four stages that turn images (B, 3, H, W) into spikes (T*B, D, h, w)."""
-    widths = (3, network.dim // 8, network.dim // 4, network.dim // 2, network.dim)
-    return nn.Sequential(*(_stage(network, index, *pair) for index, pair in enumerate(pairwise(widths), start=1)))
+def _stem(network: spec.SpikingTransformer, dataset: spec.Dataset) -> nn.Sequential:
+    """Four stages that turn images (B, 3, H, W), or folded frames (T*B, 2, H, W), into spikes (T*B, D, h, w)."""
+    widths = (dataset.channels, network.dim // 8, network.dim // 4, network.dim // 2, network.dim)
+    stages = enumerate(pairwise(widths), start=1)
+    return nn.Sequential(*(_stage(network, index, *pair, index == 1 and not dataset.events) for index, pair in stages))
 
 
-def _stage(network: spec.SpikingTransformer, index: int, inputs: int, outputs: int) -> nn.Sequential:
-    """Convolution, norm, neuron; a pool before the neuron with CML, behind it without."""
-    first = index == 1
-    norm = StillNorm(outputs, network.timesteps) if first else nn.BatchNorm2d(outputs)
-    layers = [_conv(inputs, outputs), norm, neuron(network, static=first)]
+def _stage(network: spec.SpikingTransformer, index: int, inputs: int, outputs: int, still: bool) -> nn.Sequential:
+    """Convolution, norm, neuron; a pool before the neuron with CML, behind it without. `still`: of still images."""
+    norm = StillNorm(outputs, network.timesteps) if still else nn.BatchNorm2d(outputs)
+    layers = [_conv(inputs, outputs), norm, neuron(network, static=still)]
     if index in network.pools:
         layers.insert(2 if network.cml else 3, nn.MaxPool2d(3, stride=2, padding=1))
     return nn.Sequential(*layers)

@@ -48,7 +48,7 @@ def test_throughput_compares_equal_networks(measured, case):
 
 def test_neurons_compares_equal_spikes(measured):
     rows = measured("neurons")["rows"]
-    assert len(rows) == 9 and all(row["ratio"] > 0 for row in rows)
+    assert len(rows) == 12 and all(row["ratio"] > 0 for row in rows)
 
 
 def test_attention_compares_equal_products_and_says_which_order_is_ours(measured):

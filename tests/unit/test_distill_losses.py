@@ -54,6 +54,14 @@ CASES = {
         (BKD(weight=0.2, blur_ratio=0.4, target="vector", restoration=False, reduction="sum"),),
         NARROW,
     ),
+    "bkd-swapped": (CrossEntropy(), (BKD(weight=0.2, blur_ratio=0.4, swapped=True),), NARROW),
+    "bkd-swapped-adapter": (CrossEntropy(), (BKD(weight=0.2, blur_ratio=0.4, swapped=True),), WIDE),
+    "bkd-swapped-resampled": (CrossEntropy(), (BKD(weight=0.2, blur_ratio=0.4, swapped=True, mask="pixel"),), BLOCKS),
+    "bkd-swapped-bare": (
+        CrossEntropy(),
+        (BKD(weight=0.2, blur_ratio=0.4, swapped=True, restoration=False, reduction="sum"),),
+        NARROW,
+    ),
     "bkd-resampled": (CrossEntropy(), (BKD(weight=0.2, blur_ratio=0.4),), BLOCKS),
     "kdsnn-blurred": (CrossEntropy(), (KDSNN(weight=0.3, blur_ratio=0.4),), WIDE),
     "kdsnn-last": (CrossEntropy(), (KDSNN(weight=0.3, layers="last"),), WIDE),
@@ -181,9 +189,9 @@ def convolve(feature, weight, bias):
     return result
 
 
-def adapted(arrays, method, index, tap):
-    """F of Eq. 3 after f_adp, which exists if the criterion trains one."""
-    feature, prefix = arrays[tap].sum(0) / T, f"methods.{method}.adapters.{index}"
+def adapted(arrays, method, index, feature):
+    """A feature (B, C, h, w) after f_adp, which exists if the criterion trains one."""
+    prefix = f"methods.{method}.adapters.{index}"
     if f"{prefix}.weight" in arrays:
         return convolve(feature, arrays[f"{prefix}.weight"], arrays[f"{prefix}.bias"])
     return feature
@@ -224,9 +232,11 @@ def restored(arrays, block, feature, draws, ratio, mask="channel"):
 
 
 def oracle_bkd(arrays, teacher, options, target_tap):
-    feature, draws = adapted(arrays, "bkd", 0, "stage2"), torch.Generator().manual_seed(SEED)
+    own, target = arrays["stage2"].sum(0) / T, resampled(teacher[target_tap][0])
+    if options.swapped:
+        own, target = target, own
+    feature, draws = adapted(arrays, "bkd", 0, own), torch.Generator().manual_seed(SEED)
     found = restored(arrays, "methods.bkd.restoration", feature, draws, options.blur_ratio, options.mask)
-    target = resampled(teacher[target_tap][0])
     if options.target == "vector":
         found, target = found.sum((2, 3)) / SIZE**2, teacher["pooled"][0]
     return squares(found, target) / (B if options.reduction == "batch-mean" else 1)
@@ -236,7 +246,7 @@ def oracle_layers(arrays, teacher, method, pairs, ratio):
     """Features compared as they are, or restored with the masks of one generator in order of depth."""
     total, draws = 0.0, torch.Generator().manual_seed(SEED)
     for i, (tap, teacher_tap) in enumerate(pairs):
-        feature = adapted(arrays, method, i, tap)
+        feature = adapted(arrays, method, i, arrays[tap].sum(0) / T)
         if ratio is not None:
             feature = restored(arrays, f"methods.{method}.restorations.{i}", feature, draws, ratio)
         total += squares(feature, resampled(teacher[teacher_tap][0])) / B

@@ -23,7 +23,7 @@ NETWORKS = yaml.safe_load((ROOT / "config/networks.yaml").read_text())
 NEURONS = {
     name: spec.Neuron(**fields)
     for name, fields in yaml.safe_load((ROOT / "config/neurons.yaml").read_text()).items()
-    if name != "lif-sigmoid"  # the transformers'
+    if name not in ("lif-sigmoid", "lif-sigmoid-events", "plif-atan")  # of other families
 }
 FORMS = ("ann", "spiking", "sew", "qcfs", "qcfs-snn")
 TINY = {"stem_width": 4, "block": "basic", "blocks": (1, 2), "widths": (4, 8)}

@@ -1,5 +1,6 @@
 """Our neurons against spikingjelly's, in float64: the same spikes, the same gradients."""
 
+from functools import partial
 from itertools import product
 
 import pytest
@@ -19,18 +20,28 @@ SURROGATES = {
     "triangle": (1.0, surrogate.PiecewiseQuadratic(1.0)),
     "rectangle": (1.6, surrogate.Rect(1 / 1.6)),
 }
-KINDS = {"if": {"kind": "if"}, "decayed": {"kind": "lif", "tau": 1.75}, "leak": {"kind": "lif", "decay_input": False}}
+KINDS = {
+    "if": {"kind": "if"},
+    "decayed": {"kind": "lif", "tau": 1.75},
+    "leak": {"kind": "lif", "decay_input": False},
+    "learned": {"kind": "plif", "tau": 1.75},
+    "learned-leak": {"kind": "plif", "tau": 3.0, "decay_input": False},
+}
 COMBINATIONS = list(product(KINDS, SURROGATES, (0.0, -0.25, None), (True, False)))
 
 
 def make(kind, name, v_reset, detach):
-    """The same neuron, ours and spikingjelly's."""
+    """The same neuron, ours and spikingjelly's, in float64."""
     options = dict(KINDS[kind], v_threshold=0.8, v_reset=v_reset, detach_reset=detach)
     ours = spec.Neuron(**options, v_init=v_reset or 0.0, surrogate=name, alpha=SURROGATES[name][0])
     common = {key: options[key] for key in ("v_threshold", "v_reset", "detach_reset")}
     common |= {"surrogate_function": SURROGATES[name][1], "step_mode": "m"}
-    node = sj.IFNode(**common) if kind == "if" else sj.LIFNode(ours.tau, ours.decay_input, **common)
-    return Spiking(ours, T), node
+    nodes = {
+        "if": sj.IFNode,
+        "lif": partial(sj.LIFNode, ours.tau, ours.decay_input),
+        "plif": partial(sj.ParametricLIFNode, ours.tau, ours.decay_input),
+    }
+    return Spiking(ours, T).double(), nodes[ours.kind](**common).double()
 
 
 def currents(dtype=torch.float64, steps=T, device="cpu"):
@@ -38,23 +49,25 @@ def currents(dtype=torch.float64, steps=T, device="cpu"):
     return (0.4 + torch.randn(steps * B, 4, 6, 6, generator=generator, dtype=dtype)).to(device)
 
 
-def run(fire, x):
-    """Spikes, and the gradient of a fixed weighting of them."""
+def run(fire, x, *parameters):
+    """Spikes, and the gradients of a fixed weighting of them by `x` and the parameters."""
     x = x.detach().requires_grad_()
     spikes = fire(x)
     weights = torch.linspace(-1, 1, spikes.numel(), dtype=spikes.dtype, device=x.device).view_as(spikes)
-    (gradient,) = torch.autograd.grad(spikes, x, weights)
-    return spikes, gradient
+    return spikes, *torch.autograd.grad(spikes, (x, *parameters), weights)
 
 
 @pytest.mark.parametrize(("kind", "name", "v_reset", "detach"), COMBINATIONS)
 def test_equals_spikingjelly(kind, name, v_reset, detach):
     ours, node = make(kind, name, v_reset, detach)
-    spikes, gradient = run(ours, currents())
-    expected, expected_gradient = run(lambda x: node(x.unflatten(0, (T, B))).flatten(0, 1), currents())
+    spikes, *gradients = run(ours, currents(), *ours.parameters())
+    expected, *expected_gradients = run(
+        lambda x: node(x.unflatten(0, (T, B))).flatten(0, 1), currents(), *node.parameters()
+    )
+    assert len(gradients) == (2 if ours.neuron.kind == "plif" else 1)
     assert 0.05 < expected.mean() < 0.95
     assert torch.equal(spikes, expected)
-    torch.testing.assert_close(gradient, expected_gradient, rtol=1e-12, atol=1e-13)
+    torch.testing.assert_close(gradients, expected_gradients, rtol=1e-12, atol=1e-13)
 
 
 def test_half_threshold_start_equals_spikingjelly():
@@ -74,12 +87,12 @@ def test_fires_at_the_threshold_itself():
 @pytest.mark.parametrize("kind", KINDS)
 def test_static_currents_equal_repeated_ones(kind):
     folded, _ = make(kind, "atan", 0.0, True)
-    once = currents(steps=1)
-    spikes, gradient = run(Spiking(folded.neuron, T, static=True), once)
-    expected, expected_gradient = run(lambda x: folded(x.repeat(T, 1, 1, 1)), once)
+    static, once = Spiking(folded.neuron, T, static=True).double(), currents(steps=1)
+    spikes, *gradients = run(static, once, *static.parameters())
+    expected, *expected_gradients = run(lambda x: folded(x.repeat(T, 1, 1, 1)), once, *folded.parameters())
     assert spikes.shape == (T * B, 4, 6, 6)
     assert torch.equal(spikes, expected)
-    torch.testing.assert_close(gradient, expected_gradient)
+    torch.testing.assert_close(gradients, expected_gradients)
 
 
 def test_nothing_survives_a_call_and_inputs_stay():
@@ -120,10 +133,12 @@ def test_call_of_the_fused_operator_agrees(kind):
     layer, _ = make(kind, "sigmoid", -0.25, False)
     for static, steps in ((False, T), (True, 1)):
         arguments = (layer.neuron, T, static)
-        spikes, gradient = run(lambda x, a=arguments: neurons._fused(x, *a), currents(torch.float32, steps))
-        expected, expected_gradient = run(Spiking(*arguments), currents(torch.float32, steps))
+        ours, x = Spiking(*arguments), currents(torch.float32, steps)
+        fused = partial(neurons._fused, w=ours.w, neuron=ours.neuron, timesteps=T, static=static)
+        spikes, *gradients = run(fused, x, *ours.parameters())
+        expected, *expected_gradients = run(ours, x, *ours.parameters())
         assert torch.equal(spikes, expected)
-        torch.testing.assert_close(gradient, expected_gradient, rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(gradients, expected_gradients, rtol=1e-4, atol=1e-5)
 
 
 def test_each_device_names_its_implementation():
@@ -132,24 +147,31 @@ def test_each_device_names_its_implementation():
     assert Spiking(rectangle, T).implementation(torch.device("cuda")) == OWN
 
 
+FUSED = [*product(KINDS, ("atan", "sigmoid", "triangle"))]
+
+
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("kind", "name"), [*product(KINDS, ("atan", "sigmoid", "triangle")), ("leak", "rectangle")])
+@pytest.mark.parametrize(("kind", "name"), [*FUSED, ("leak", "rectangle"), ("learned", "rectangle")])
 def test_gpu_equals_cpu_and_runs_fused(kind, name, dtype, monkeypatch):
     from spikingjelly._ops.if_ import reference as if_loop
     from spikingjelly._ops.lif import reference as lif_loop
+    from spikingjelly._ops.plif import reference as plif_loop
 
-    for loop in (if_loop, lif_loop):  # what spikingjelly falls back to
+    for loop in (if_loop, lif_loop, plif_loop):  # what spikingjelly falls back to
         monkeypatch.setattr(loop, "multi_step", lambda *_: pytest.fail("the loop in Python ran"))
     layer, _ = make(kind, name, 0.0, True)
     expected = {OWN} if name == "rectangle" else {"cuda", "triton"}
     assert layer.implementation(torch.device("cuda")) in expected
     for static, steps in ((False, T), (True, 1)):
-        fire = Spiking(layer.neuron, T, static)
+        on_cpu, on_gpu = Spiking(layer.neuron, T, static), Spiking(layer.neuron, T, static).cuda()
         x = currents(torch.float32, steps).to(dtype)
-        on_cpu, on_gpu = run(fire, x.float()), run(fire, x.cuda())
-        assert on_gpu[0].dtype == dtype
-        assert torch.equal(on_gpu[0].float().cpu(), on_cpu[0])
+        spikes, *gradients = run(on_gpu, x.cuda(), *on_gpu.parameters())
+        expected_spikes, *expected_gradients = run(on_cpu, x.float(), *on_cpu.parameters())
+        assert spikes.dtype == dtype
+        assert torch.equal(spikes.float().cpu(), expected_spikes)
         tolerance = 1e-5 if dtype == torch.float32 else 2e-2
-        torch.testing.assert_close(on_gpu[1].float().cpu(), on_cpu[1], rtol=tolerance, atol=tolerance)
+        for found, gradient in zip(gradients, expected_gradients):
+            error = tolerance * (spikes.numel() / found.numel()) ** 0.5  # of w, whose gradient sums that of all neurons
+            torch.testing.assert_close(found.float().cpu(), gradient, rtol=tolerance, atol=error)
