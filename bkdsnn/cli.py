@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import signal
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from typing import get_args
 from bkdsnn import errors, paper, progress
 from bkdsnn.errors import Interrupted, UserError
 from bkdsnn.settings import data_root, weights_root
+from bkdsnn.spec import Dataset
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,13 +48,19 @@ def data(options: argparse.Namespace) -> None:
     """Check or build a dataset and write its manifest."""
     from bkdsnn.data import prepare
 
-    runs = paper.all_runs(options.scale, seeds=[0])
-    datasets = {spec.dataset.name: spec.dataset for spec in runs.values()}
-    if options.dataset not in datasets:
-        raise errors.unknown("dataset", options.dataset, datasets, f"scale '{options.scale}'")
-    dataset = datasets[options.dataset]
-    manifest = options.results / options.scale / "data" / f"{dataset.name}.json"
-    prepare(dataset, None if dataset.embedded else data_root(options.root), manifest)
+    dataset = _dataset(options)
+    prepare(dataset, None if dataset.embedded else data_root(options.root), _manifest(options))
+
+
+def frames(options: argparse.Namespace) -> None:
+    """Integrate the recordings of a prepared event dataset to frames."""
+    dataset = _dataset(options)
+    if not dataset.events:
+        raise UserError(f"dataset '{options.dataset}' has images; expected one with recordings of events")
+    from bkdsnn.data.events.frames import convert as convert_events
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends the job leaves no half-written arrays
+    convert_events(dataset, _manifest(options), options.timesteps)
 
 
 def weights(options: argparse.Namespace) -> None:
@@ -111,6 +119,12 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--root", type=Path, help="folder with your data (default: $BKDSNN_DATA_ROOT)")
     one.add_argument("--log", type=Path, help="also log to this file")
 
+    one = _command(commands, "frames", frames)
+    one.add_argument("dataset", help="name in config/datasets.yaml")
+    one.add_argument("--timesteps", type=_positive(int), required=True, help="T, frames of one recording")
+    _common(one)
+    one.add_argument("--log", type=Path, help="also log to this file")
+
     one = _command(commands, "weights", weights)
     one.add_argument("name", help="such as torchvision/ResNet18_Weights.IMAGENET1K_V1")
     one.add_argument("--root", type=Path, help="folder with the files (default: $BKDSNN_WEIGHTS_ROOT, else download)")
@@ -129,6 +143,18 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("source", type=Path, help="cifar-10-batches-py, cifar-100-python (folder or .tar.gz) or images")
     one.add_argument("target", type=Path, help="folder to make")
     return top
+
+
+def _dataset(options: argparse.Namespace) -> Dataset:
+    """Return the dataset that was named, if a run of the scale uses it."""
+    datasets = {spec.dataset.name: spec.dataset for spec in paper.all_runs(options.scale, seeds=[0]).values()}
+    if options.dataset not in datasets:
+        raise errors.unknown("dataset", options.dataset, datasets, f"scale '{options.scale}'")
+    return datasets[options.dataset]
+
+
+def _manifest(options: argparse.Namespace) -> Path:
+    return options.results / options.scale / "data" / f"{options.dataset}.json"
 
 
 def _command(

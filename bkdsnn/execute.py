@@ -61,6 +61,8 @@ def open_loader(spec: RunSpec, results: Path, device: torch.device) -> Loader:
         batch_size=recipe.batch_size if recipe else EVALUATION_BATCH,
         augment=recipe.augment if recipe else Augment(),
         view=spec.network.view,
+        timesteps=spec.network.timesteps,
+        teacher_timesteps=spec.teacher.network.timesteps if spec.teacher else None,
         seed=spec.seed,
         device=device,
     )

@@ -45,7 +45,7 @@ def train(
     for a checkpoint of another run, a loss that is not finite, and less data than one batch.
     """
     if not loader.steps:
-        raise UserError(f"'batch_size' is {recipe.batch_size}, more than the {loader.train_size} training images")
+        raise UserError(f"'batch_size' is {recipe.batch_size}, more than the {loader.train_size} training samples")
     teacher = load_teacher(spec, folder, device)
     student, criterion = build(spec, teacher, device)
     if spec.source:
@@ -69,10 +69,10 @@ def train(
             group["lr"] = learning_rate(recipe, at.epoch)
         meter = Meter(folder, at)
         for batch in loader.train(at.epoch, at.step):
-            images, labels = mixing(*batch, at.epoch, at.step)
+            images, shown, labels = mixing(batch, at.epoch, at.step)
             with torch.autocast(device.type, DTYPES[recipe.precision], enabled=device.type == "cuda"):
                 outputs = student(images, criterion.taps)
-                target = imitated(teacher, images, criterion.teacher_taps)
+                target = imitated(teacher, shown, criterion.teacher_taps)
                 losses = criterion(outputs, target, labels, streams.generator(spec.seed, "blur", at.epoch, at.step))
             scaler.scale(torch.stack(list(losses.values())).sum()).backward()
             scaler.step(optimizer)
@@ -119,9 +119,9 @@ def load_teacher(spec: RunSpec, folder: RunFolder, device: torch.device) -> Netw
 
 
 @torch.no_grad()
-def imitated(teacher: Network | None, images: Tensor, taps: tuple[str, ...]) -> Outputs | None:
-    """Return the teacher's outputs for the student's own batch (B C H W), without gradient."""
-    return teacher(images, taps) if teacher else None
+def imitated(teacher: Network | None, shown: Tensor, taps: tuple[str, ...]) -> Outputs | None:
+    """Return the teacher's outputs for its view (B C H W, or frames B T C H W) of the batch, without gradient."""
+    return teacher(shown, taps) if teacher else None
 
 
 class Meter:

@@ -1,4 +1,4 @@
-"""Labelled images: real ones that the user supplies, and embedded ones that come with a dependency.
+"""Labelled images and recordings of events: real ones that the user supplies, embedded ones made from a dependency.
 
 `prepare` checks or builds the data once and writes a manifest; `open_data` gives batches of what the manifest lists.
 Importing this package loads neither torch nor NumPy.
@@ -6,6 +6,7 @@ Importing this package loads neither torch nor NumPy.
 
 from __future__ import annotations
 
+import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -18,14 +19,16 @@ if TYPE_CHECKING:
     import torch
 
     from bkdsnn.data.arrays import Arrays
+    from bkdsnn.data.events.frames import Clips
     from bkdsnn.data.loader import Loader, Split
 
 
 def prepare(dataset: Dataset, root: Path | None, manifest: Path) -> None:
     """Check real data below `root`, or build embedded data beside `manifest`, then write the manifest.
 
-    Embedded arrays become `<manifest stem>.npz`. Raises UserError for whatever is missing, damaged or not the dataset
-    that its name promises.
+    Embedded arrays become `<manifest stem>.npz`, embedded recordings the folder `<dataset>`, which is kept if the
+    manifest of an earlier call describes it. Raises UserError for whatever is missing, damaged or not the dataset that
+    its name promises.
     """
     folder = None if dataset.embedded else real_folder(dataset, root)
     found = _survey(dataset, folder, manifest)
@@ -42,23 +45,43 @@ def open_data(
     seed: int,
     device: torch.device,
     view: View = View(),  # noqa: B008 (it is frozen)
+    timesteps: int = 1,
+    teacher_timesteps: int | None = None,
     workers: int = 4,
 ) -> Loader:
     """Return the loader of prepared data.
 
-    `view` says how test images are cut out of files; those in memory have their size. `workers` processes decode
-    files and apply RandAugment; nothing else needs any. Raises UserError if the manifest is of another dataset spec, if
-    files have changed since it was written, or if `augment` is wrong or does not suit the format.
+    `view` says how test images are cut out of files; those in memory have their size. A recording has `timesteps`
+    frames, and `teacher_timesteps` for a teacher if there is one; images have neither. `workers` processes decode files
+    and apply RandAugment; nothing else needs any. Raises UserError if the manifest is of another dataset spec, if files
+    have changed since it was written or frames are missing, or if `augment` is wrong or does not suit the format.
     """
-    from bkdsnn.data.loader import Loader
+    from bkdsnn.data.loader import ImageLoader
 
     _check_augment(dataset, augment)
     record = Manifest.read(manifest, dataset)
+    if dataset.events:
+        from bkdsnn.data.events.loader import EventLoader
+
+        clips, taught = _clips(dataset, manifest, timesteps, teacher_timesteps)
+        return EventLoader(
+            clips, taught, record.digest, batch_size=batch_size, augment=augment, seed=seed, device=device
+        )
     if dataset.format == "image-folder":
         train, test = _file_splits(dataset, record, augment, seed, device, view, workers)
     else:
         train, test = _memory_splits(dataset, _arrays(dataset, record, manifest), augment, seed, device, workers)
-    return Loader(train, test, dataset, record.digest, batch_size=batch_size, augment=augment, seed=seed, device=device)
+    return ImageLoader(
+        train, test, dataset, record.digest, batch_size=batch_size, augment=augment, seed=seed, device=device
+    )
+
+
+def _clips(dataset: Dataset, manifest: Path, timesteps: int, teacher_timesteps: int | None) -> tuple[Clips, Clips]:
+    """Return the frames for the student and those for its teacher."""
+    from bkdsnn.data.events.frames import load
+
+    clips = load(dataset, manifest, timesteps)
+    return clips, clips if teacher_timesteps in (None, timesteps) else load(dataset, manifest, teacher_timesteps)
 
 
 def _file_splits(
@@ -90,6 +113,10 @@ def _memory_splits(
 
 
 def _survey(dataset: Dataset, folder: Path | None, manifest: Path) -> Found:
+    if dataset.events:
+        from bkdsnn.data.events.survey import survey
+
+        return survey(dataset, folder) if folder else _simulated(dataset, manifest)
     if folder is None:
         from bkdsnn.data import digits
 
@@ -101,6 +128,20 @@ def _survey(dataset: Dataset, folder: Path | None, manifest: Path) -> Found:
     from bkdsnn.data import cifar
 
     return cifar.survey(dataset, folder)
+
+
+def _simulated(dataset: Dataset, manifest: Path) -> Found:
+    """Write embedded recordings, unless those that the manifest describes are all there, and survey them."""
+    from bkdsnn.data.events import simulate
+    from bkdsnn.data.events.survey import survey
+
+    folder = manifest.parent / dataset.name
+    with contextlib.suppress(UserError):
+        known = Manifest.read(manifest, dataset)
+        if (found := survey(dataset, folder)).digest == known.digest:
+            return found
+    simulate.build(dataset, folder)
+    return survey(dataset, folder)
 
 
 def _arrays(dataset: Dataset, record: Manifest, manifest: Path) -> Arrays:
@@ -117,14 +158,22 @@ def _arrays(dataset: Dataset, record: Manifest, manifest: Path) -> Arrays:
 
 
 def _check_augment(dataset: Dataset, augment: Augment) -> None:
-    crops = ("crop_padding", "resized_crop")
-    suited, other = reversed(crops) if dataset.format == "image-folder" else crops
-    if getattr(augment, other):
-        raise UserError(
-            f"recipe key 'augment.{other}' does not suit dataset '{dataset.name}', whose format is "
-            f"'{dataset.format}'; expected '{suited}' in its place, or neither"
-        )
+    for key, suited in _unsuited(dataset).items():
+        if getattr(augment, key):
+            raise UserError(
+                f"recipe key 'augment.{key}' does not suit dataset '{dataset.name}', whose format is "
+                f"'{dataset.format}'; expected '{suited}' in its place, or neither"
+            )
     if augment.randaugment:
         from bkdsnn.data.randaugment import check_notation
 
         check_notation(augment.randaugment)
+
+
+def _unsuited(dataset: Dataset) -> dict[str, str]:
+    """Return the fields of Augment that the format does not know, each with the one that stands in its place."""
+    if dataset.events:
+        return dict.fromkeys(("crop_padding", "resized_crop", "randaugment", "erasing"), "neuromorphic")
+    crops = ("crop_padding", "resized_crop")
+    suited, other = reversed(crops) if dataset.format == "image-folder" else crops
+    return {other: suited, "neuromorphic": "randaugment"}

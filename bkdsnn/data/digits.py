@@ -41,13 +41,13 @@ def build(dataset: Dataset) -> Arrays:
     With one digit per image the class is the digit; with two it is the number 00-99 that they form.
     """
     assert dataset.digits  # held by the validator of `Dataset`
-    scans, values = _scans()
+    scans, values = load_scans()
     train = Painter(dataset, dataset.digits, scans[:TRAIN_SCANS], values[:TRAIN_SCANS], generator(SEED, "data", 0))
     test = Painter(dataset, dataset.digits, scans[TRAIN_SCANS:], values[TRAIN_SCANS:], generator(SEED, "data", 1))
     return Arrays(*train.images(dataset.digits.train), *test.images(dataset.digits.test))
 
 
-def _scans() -> tuple[Tensor, Tensor]:
+def load_scans() -> tuple[Tensor, Tensor]:
     """Return scikit-learn's scans (1797, 8, 8), intensities in [0, 1], and the digits (1797,) that they show."""
     from sklearn.datasets import load_digits
 

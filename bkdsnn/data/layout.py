@@ -16,8 +16,19 @@ PIXELS = 3 * SIDE * SIDE  # bytes of one image: a red, a green and a blue plane
 SPLITS = ("train", "val")  # sub-folders of an image folder
 SUFFIXES = (".jpeg", ".jpg", ".png")  # of image files, in small letters
 
-# Images of the datasets as published. Whatever holds other numbers needs a name of its own.
-OFFICIAL = {"cifar10": (50_000, 10_000), "cifar100": (50_000, 10_000), "imagenet": (1_281_167, 50_000)}
+# Training and test images, or recordings, of the datasets as published. Whatever holds other numbers needs a name of
+# its own. CIFAR10-DVS has 10,000, of which the last tenth of each class is for test; DVS128 Gesture is counted by the
+# lines of its label files.
+OFFICIAL = {
+    "cifar10": (50_000, 10_000),
+    "cifar100": (50_000, 10_000),
+    "imagenet": (1_281_167, 50_000),
+    "cifar10-dvs": (9_000, 1_000),
+    "dvs128-gesture": (1_176, 288),
+    "n-mnist": (60_000, 10_000),
+    "n-cars": (15_422, 8_607),
+    "dvs-lip": (14_896, 4_975),
+}
 
 
 class Binary(NamedTuple):
@@ -70,13 +81,18 @@ def check_counts(dataset: Dataset, train: int, test: int) -> None:
     """Refuse a part of a published dataset under the name of the whole (UserError)."""
     official = OFFICIAL.get(dataset.name, (train, test))
     if (train, test) != official:
+        what = "recordings" if dataset.events else "images"
         raise UserError(
-            f"dataset '{dataset.name}': found {train:,} training and {test:,} test images, the published dataset has "
+            f"dataset '{dataset.name}': found {train:,} training and {test:,} test {what}, the published dataset has "
             f"{official[0]:,} and {official[1]:,}; complete it, or enter the part in the catalogue under another name"
         )
 
 
 def _expected(dataset: Dataset) -> str:
+    if dataset.events:
+        from bkdsnn.data.events import layouts
+
+        return layouts.expected(dataset)
     if dataset.format == "image-folder":
         train, val = SPLITS
         return f"{dataset.folder}/{{{train},{val}}}/<class>/*.JPEG (or .jpg, .png) with {dataset.classes} classes"

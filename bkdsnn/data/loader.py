@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import abc
 import math
 from collections.abc import Iterator
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -16,7 +17,7 @@ from bkdsnn.streams import generator
 
 
 class Split(Protocol):
-    """The training or the test images, as a Loader reads them."""
+    """The training or the test images, as an ImageLoader reads them."""
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -28,12 +29,52 @@ class Split(Protocol):
         """
 
 
-class Loader:
-    """An open dataset. Images are float32 (B, 3, H, W), normalised, labels int64 (B,), both on the device.
+class Batch(NamedTuple):
+    """A training batch on the device: what the student sees, what its teacher sees, and labels.
+
+    `images` are float32 (B, C, H, W), or frames (B, T, C, H, W); `shown` are the same recordings with the teacher's T,
+    and where nothing sets the two apart the very same tensor. `labels` are int64 (B,), or after mixing and smoothing
+    probabilities (B, K).
+    """
+
+    images: Tensor
+    shown: Tensor
+    labels: Tensor
+
+
+class Loader(abc.ABC):
+    """An open dataset.
 
     `steps` is the number of full training batches in an epoch, an incomplete last batch is dropped; `digest` is that
     of the manifest.
     """
+
+    def __init__(self, train_size: int, test_size: int, digest: str, batch_size: int, seed: int) -> None:
+        self.train_size, self.test_size, self.digest = train_size, test_size, digest
+        self.steps = train_size // batch_size
+        self._batch_size, self._seed = batch_size, seed
+
+    def train(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
+        """Yield the augmented batches of an epoch, without its first `first_step`."""
+        order = shuffled(self.train_size, self._seed, epoch)
+        return self._read_train(order, range(first_step, self.steps), epoch)
+
+    def test(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield all test images and labels once, in order, not augmented; the last batch may be smaller."""
+        steps = range(math.ceil(self.test_size / self._batch_size))
+        return self._read_test(torch.arange(self.test_size), steps)
+
+    @abc.abstractmethod
+    def _read_train(self, order: Tensor, steps: range, epoch: int) -> Iterator[Batch]:
+        """Yield the batches numbered `steps` of the training images in that order."""
+
+    @abc.abstractmethod
+    def _read_test(self, order: Tensor, steps: range) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the batches numbered `steps` of the test images in that order."""
+
+
+class ImageLoader(Loader):
+    """Still images, float32 (B, 3, H, W), normalised; a teacher sees the very tensor that the student sees."""
 
     def __init__(
         self,
@@ -47,24 +88,19 @@ class Loader:
         seed: int,
         device: torch.device,
     ) -> None:
-        self._train, self._test, self.digest = train, test, digest
-        self.train_size, self.test_size = len(train), len(test)
-        self.steps = self.train_size // batch_size
+        super().__init__(len(train), len(test), digest, batch_size, seed)
+        self._train, self._test = train, test
         self._normalise = Normalise(dataset, device)
         self._erasing = Erasing(augment, seed)
-        self._batch_size, self._seed = batch_size, seed
 
-    def train(self, epoch: int, first_step: int = 0) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the augmented batches of an epoch, without its first `first_step`."""
-        steps = range(first_step, self.steps)
-        batches = self._train.read(shuffled(self.train_size, self._seed, epoch), self._batch_size, steps, epoch)
-        for step, (images, labels) in zip(steps, batches, strict=True):
-            yield self._erasing(self._normalise(images), epoch, step), labels
+    def _read_train(self, order: Tensor, steps: range, epoch: int) -> Iterator[Batch]:
+        batches = self._train.read(order, self._batch_size, steps, epoch)
+        for step, (raw, labels) in zip(steps, batches, strict=True):
+            images = self._erasing(self._normalise(raw), epoch, step)
+            yield Batch(images, images, labels)
 
-    def test(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield all test images once, in order, not augmented; the last batch may be smaller."""
-        steps = range(math.ceil(self.test_size / self._batch_size))
-        for images, labels in self._test.read(torch.arange(self.test_size), self._batch_size, steps, 0):
+    def _read_test(self, order: Tensor, steps: range) -> Iterator[tuple[Tensor, Tensor]]:
+        for images, labels in self._test.read(order, self._batch_size, steps, 0):
             yield self._normalise(images), labels
 
 

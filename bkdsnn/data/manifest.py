@@ -15,7 +15,10 @@ from bkdsnn.spec import VERSIONS, Dataset, Strict
 
 
 class FileRecord(Strict):
-    """One file (or one class folder, then without checksum), relative to the folder of the dataset."""
+    """One file or one folder, relative to the folder of the dataset.
+
+    The checksum is of the file's bytes; that of a folder of recordings covers all of them; image folders have none.
+    """
 
     path: str
     bytes: int
@@ -23,7 +26,7 @@ class FileRecord(Strict):
 
 
 class Found(NamedTuple):
-    """What a survey of the data found: numbers of images, digest of their content, files."""
+    """What a survey of the data found: numbers of images or recordings, digest of their content, files."""
 
     train: int
     test: int
@@ -32,7 +35,7 @@ class Found(NamedTuple):
 
 
 class Manifest(Strict):
-    """Contents of the manifest. `root` is the dataset's folder; embedded arrays lie beside the manifest instead."""
+    """Contents of the manifest. `root` is the dataset's folder; embedded data lie beside the manifest instead."""
 
     name: str
     label: str

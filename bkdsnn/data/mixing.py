@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from bkdsnn.data.loader import Batch
 from bkdsnn.errors import UserError
 from bkdsnn.spec import Mix, Recipe
 from bkdsnn.streams import seeded
@@ -34,16 +35,24 @@ class Mixing:
         self._mixup = _mixup(recipe.mix, recipe.label_smoothing, classes) if recipe.mix else None
         self._end = recipe.mix.off_epoch or math.inf if recipe.mix else 0
 
-    def __call__(self, images: Tensor, labels: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
-        """Return images (B, C, H, W), mixed in place, and targets: float32 (B, K), or `labels` as they are.
+    def __call__(self, batch: Batch, epoch: int, step: int) -> Batch:
+        """Return the batch with mixed images, the given ones overwritten, and targets: float32 (B, K), or its labels.
 
-        A pure function of (seed, epoch, step). Labels, int64 (B,), come back where the recipe neither mixes nor
-        smooths; from `off_epoch` on nothing is mixed, but targets stay (B, K).
+        What a teacher is shown is mixed by the same draws, and all frames of a recording alike. A pure function of
+        (seed, epoch, step). Labels, int64 (B,), come back where the recipe neither mixes nor smooths; from `off_epoch`
+        on nothing is mixed, but targets stay (B, K).
         """
         if self._mixup and epoch < self._end:
+            return self._mixed(batch, self._mixup, epoch, step)
+        return batch._replace(labels=smoothed(batch.labels, self._classes, self._smoothing)) if self._soft else batch
+
+    def _mixed(self, batch: Batch, mixup: Mixup, epoch: int, step: int) -> Batch:
+        versions = []
+        for version in batch[:1] if batch.shown is batch.images else batch[:2]:
             with seeded(self._seed, "mixing", epoch, step):
-                return self._mixup(images, labels)
-        return images, smoothed(labels, self._classes, self._smoothing) if self._soft else labels
+                mixed, targets = mixup(version.flatten(1, -3), batch.labels)  # B, C, H, W or B, T C, H, W
+            versions.append(mixed.view_as(version))
+        return Batch(versions[0], versions[-1], targets)
 
 
 def smoothed(labels: Tensor, classes: int, smoothing: float) -> Tensor:

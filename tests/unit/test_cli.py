@@ -96,6 +96,7 @@ def contents(folder):
 ARGUMENTS = {
     "train": {"run", "--scale", "--results", "--device", "--threads", "--minutes", "--resources", "--log"},
     "data": {"dataset", "--scale", "--results", "--root", "--log"},
+    "frames": {"dataset", "--timesteps", "--scale", "--results", "--log"},
     "weights": {"name", "--root", "--resources", "--log"},
     "table": {"table", "--scale", "--results", "--neurons", "--seeds", "--log"},
     "plan": {"table", "--scale", "--results", "--neurons", "--seeds", "--log"},
@@ -126,6 +127,8 @@ MISTAKES = [
     (f"train {STUDENT.name} --scale smoke --device gpu", "unknown device 'gpu'; expected auto, cpu, cuda or cuda:<n>"),
     ("data smoke-digits-21 --scale smoke", "in scale 'smoke' (did you mean 'smoke-digits-12'?)"),
     ("data cifar10 --scale paper --root none", "'data.root' (or BKDSNN_DATA_ROOT): no such folder: none"),
+    ("frames smoke-digits-12 --timesteps 4 --scale smoke", "dataset 'smoke-digits-12' has images; expected one with"),
+    ("frames smoke-digits-n-cars --timesteps 4 --scale smoke", "smoke-digits-n-cars.json is missing; run the workflow"),
     ("weights torchvision/ResNet18_Weights.IMAGENET1K_V2", "(did you mean 'torchvision/ResNet18_Weights.IMAGENET1K_V1"),
     ("weights torchvision/ResNet18_Weights.IMAGENET1K_V1 --root none", "'weights.root' (or BKDSNN_WEIGHTS_ROOT): no"),
     ("table table2e", "unknown table 'table2e' (did you mean 'table"),
@@ -158,6 +161,8 @@ def test_an_unknown_run_is_answered_by_the_nearest_and_by_where_the_others_are_l
         ("train run --minutes nan", "argument --minutes: must be more than 0, found nan"),
         ("train run --minutes ten", "argument --minutes: invalid float value: 'ten'"),
         ("train run --threads 0", "argument --threads: must be more than 0, found 0"),
+        ("frames set", "the following arguments are required: --timesteps"),
+        ("frames set --timesteps 0", "argument --timesteps: must be more than 0, found 0"),
         ("train run --threads 1.5", "argument --threads: invalid int value: '1.5'"),
         ("table table2a --neurons lif", "argument --neurons: invalid choice: 'lif'"),
         ("table table2a --seeds", "argument --seeds: expected at least one argument"),
@@ -208,6 +213,24 @@ def test_a_slice_that_ends_exits_with_75_and_the_same_command_goes_on(results):
     again = bkdsnn(*training(STUDENT, results), cwd=results)
     assert again.returncode == 0, again.stderr
     assert RunFolder(results / "smoke" / "runs", STUDENT).finished
+
+
+def test_recordings_are_integrated_and_a_terminated_conversion_leaves_nothing(tmp_path):
+    name = next(spec.dataset.name for spec in paper.all_runs("smoke").values() if spec.dataset.events)
+    assert bkdsnn("data", name, *SMOKE, cwd=tmp_path) == (0, "", "")
+    before = contents(tmp_path)
+    probe = (
+        "import os, signal, sys; from bkdsnn import cli, progress; progress.EVERY = 0;"
+        "told = lambda record: record.msg == 'stopped' or os.kill(os.getpid(), signal.SIGTERM);"
+        "progress.log.addFilter(told);"
+        f"sys.exit(cli.main(['frames', '{name}', '--timesteps', '4', '--scale', 'smoke']))"
+    )
+    ended = python("-c", probe, cwd=tmp_path)
+    assert (ended.returncode, ended.stderr) == (130, "stopped\n") and contents(tmp_path) == before
+    record = Path("results", "smoke", "data", f"{name}-t4.json")
+    ended = bkdsnn("frames", name, *SMOKE, "--timesteps", "4", "--log", tmp_path / "log", cwd=tmp_path)
+    assert ended.returncode == 0 and ended.stderr.startswith(f"{record}: 4 frames of each of ")
+    assert (tmp_path / record).exists() and (tmp_path / "log").read_text().endswith(ended.stderr)
 
 
 # ---- Disks that cannot be written ------------------------------------------------------------------------------------

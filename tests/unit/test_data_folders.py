@@ -113,13 +113,15 @@ def test_a_resumed_epoch_yields_the_same_bits_with_any_number_of_workers(root, a
     whole = list(_open(root, augment).train(3))
     resumed = list(_open(root, augment, workers=workers).train(3, 1))
     assert len(whole) == 2 and len(resumed) == 1
-    assert torch.equal(whole[1][0], resumed[0][0]) and torch.equal(whole[1][1], resumed[0][1])
+    assert torch.equal(whole[1].images, resumed[0].images) and torch.equal(whole[1].labels, resumed[0].labels)
 
 
 def test_the_view_of_an_image_depends_on_the_epoch_but_not_on_its_batch(root):
     def by_content(epoch: int, batch_size: int) -> set[bytes]:
         return {
-            image.numpy().tobytes() for images, _ in _open(root, batch_size=batch_size).train(epoch) for image in images
+            image.numpy().tobytes()
+            for batch in _open(root, batch_size=batch_size).train(epoch)
+            for image in batch.images
         }
 
     assert by_content(0, 3) == by_content(0, 4)
@@ -181,7 +183,7 @@ def test_real_imagenette_images_load(samples, tmp_path):
     loader = open_data(
         dataset, manifest, batch_size=20, augment=STANDARD, seed=0, device=torch.device("cpu"), workers=1
     )
-    images, labels = next(loader.train(0))
+    images, _, labels = next(loader.train(0))
     assert images.shape == (20, 3, 224, 224) and len(labels.unique()) > 5
     assert images.mean().abs() < 0.5 and 0.5 < images.std() < 2
     assert [labels.tolist() for _, labels in loader.test()] == [

@@ -11,7 +11,7 @@ from torchvision.transforms import functional as reference
 
 from bkdsnn.data.arrays import Arrays
 from bkdsnn.data.augment import Erasing, augmented, window
-from bkdsnn.data.loader import Loader, MemorySplit
+from bkdsnn.data.loader import ImageLoader, MemorySplit
 from bkdsnn.spec import Augment, Dataset
 from bkdsnn.streams import generator, seeded
 
@@ -39,11 +39,11 @@ def _loader(
     seed: int = 3,
     batch: int = 16,
     device: torch.device = CPU,
-) -> Loader:
+) -> ImageLoader:
     found = arrays or _arrays()
     train = MemorySplit(found.train_images, found.train_labels, device, augment, seed)
     test = MemorySplit(found.test_images, found.test_labels, device)
-    return Loader(train, test, SPEC, "digest", batch_size=batch, augment=augment, seed=seed, device=device)
+    return ImageLoader(train, test, SPEC, "digest", batch_size=batch, augment=augment, seed=seed, device=device)
 
 
 @pytest.mark.parametrize("first_step", [0, 1, 2, 3])
@@ -51,22 +51,26 @@ def test_a_resumed_epoch_yields_the_same_bits_as_the_rest_of_a_whole_one(first_s
     whole = list(_loader().train(5))
     resumed = list(_loader().train(5, first_step))
     assert len(resumed) == 3 - first_step
-    for (images, labels), (again, labels_again) in zip(whole[first_step:], resumed, strict=True):
+    for (images, _, labels), (again, _, labels_again) in zip(whole[first_step:], resumed, strict=True):
         assert torch.equal(images, again) and torch.equal(labels, labels_again)
 
 
 def test_an_epoch_visits_every_image_at_most_once_and_drops_the_incomplete_batch():
     loader = _loader()
-    labels = torch.cat([labels for _, labels in loader.train(0)])
+    labels = torch.cat([batch.labels for batch in loader.train(0)])
     assert loader.steps == 3 and len(labels) == 48 and len(labels.unique()) == 48
 
 
 def test_order_and_augmentation_change_with_epoch_and_seed_only():
     first = [next(_loader(seed=seed).train(epoch)) for seed, epoch in [(0, 0), (0, 1), (1, 0)]]
     for one, other in itertools.combinations(first, 2):
-        assert not torch.equal(one[1], other[1])
+        assert not torch.equal(one.labels, other.labels)
     plain = next(_loader(seed=0, augment=Augment()).train(0))
-    assert torch.equal(plain[1], first[0][1]) and not torch.equal(plain[0], first[0][0])
+    assert torch.equal(plain.labels, first[0].labels) and not torch.equal(plain.images, first[0].images)
+
+
+def test_a_teacher_sees_the_very_tensor_that_the_student_sees():
+    assert all(batch.shown is batch.images for batch in _loader(augment=Augment(flip=True, erasing=0.5)).train(0))
 
 
 def test_every_step_of_an_epoch_augments_anew():
@@ -126,9 +130,9 @@ def test_erasing_is_timms_on_the_normalised_batch_whatever_was_drawn_before(mode
         list(_loader(augment=Augment(flip=True, erasing=p, erasing_mode=mode)).train(2, 1)) for p in (0.7, 0.0)
     )
     published = RandomErasing(0.7, mode=mode, device="cpu")
-    for step, ((images, _), (whole, _)) in enumerate(zip(erased, plain, strict=True), 1):
+    for step, (found, whole) in enumerate(zip(erased, plain, strict=True), 1):
         with seeded(3, "erasing", 2, step):
-            assert torch.equal(images, published(whole.clone()))
+            assert torch.equal(found.images, published(whole.images.clone()))
 
 
 def test_erased_boxes_hold_the_mean_colour_or_noise_and_the_share_of_erased_images_is_as_asked():
@@ -158,7 +162,7 @@ def test_erasing_leaves_the_test_images_and_the_global_generators_alone():
 def test_a_gpu_sees_the_same_batches_as_the_cpu(mode):
     augment = Augment(crop_padding=4, flip=True, erasing=0.5, erasing_mode=mode)
     loader = _loader(augment=augment, device=torch.device("cuda"))
-    for (images, labels), (expected, expected_labels) in zip(
+    for (images, _, labels), (expected, _, expected_labels) in zip(
         loader.train(2), _loader(augment=augment).train(2), strict=True
     ):
         assert images.device.type == labels.device.type == "cuda"

@@ -183,11 +183,11 @@ def test_data_in_memory_take_every_augmentation_but_a_resized_crop(tmp_path):
     augment = Augment(crop_padding=1, flip=True, randaugment="rand-m9-n1-mstd0.4-inc1", erasing=0.25)
     loader = _open(EMBEDDED, tmp_path / "m.json", augment)
     whole, resumed = list(loader.train(1)), list(loader.train(1, 6))
-    assert [len(labels) for _, labels in whole] == [4] * 10
-    for (images, labels), (again, labels_again) in zip(whole[6:], resumed, strict=True):
+    assert [len(batch.labels) for batch in whole] == [4] * 10
+    for (images, _, labels), (again, _, labels_again) in zip(whole[6:], resumed, strict=True):
         assert torch.equal(images, again) and torch.equal(labels, labels_again)
     plain = _open(EMBEDDED, tmp_path / "m.json")
-    for (images, labels), (other, same) in zip(whole, plain.train(1), strict=True):
+    for (images, _, labels), (other, _, same) in zip(whole, plain.train(1), strict=True):
         assert torch.equal(labels, same) and not torch.equal(images, other)
     for (images, _), (same, _) in zip(loader.test(), plain.test(), strict=True):
         assert torch.equal(images, same)
@@ -197,7 +197,7 @@ def test_images_in_memory_pass_through_worker_processes_unscaled(tmp_path):
     prepare(EMBEDDED, None, tmp_path / "m.json")
     plain = _open(EMBEDDED, tmp_path / "m.json")
     never = _open(EMBEDDED, tmp_path / "m.json", Augment(randaugment="rand-p0.0"))  # each operation with probability 0
-    for (images, labels), (same, labels_too) in zip(never.train(2), plain.train(2), strict=True):
+    for (images, _, labels), (same, _, labels_too) in zip(never.train(2), plain.train(2), strict=True):
         assert torch.equal(images, same) and torch.equal(labels, labels_too)
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from training_example import CPU, assert_equal, changed, compare_sliced, losses, run, run_in_slices
 
 from bkdsnn import checkpoint, data, paper
 from bkdsnn.errors import RESUMABLE, Interrupted, UserError
@@ -20,7 +21,6 @@ from bkdsnn.execute import execute
 from bkdsnn.runs import RunFolder
 from bkdsnn.spec import Augment, Mix, RunSpec
 
-CPU = torch.device("cpu")
 COLUMN = "resnet20-cifar10"
 SFORMER = "sformer-2-384-cifar10"
 # All that the published recipes of transformers do to a batch, at twice their rates; mixing ends within the run.
@@ -45,10 +45,6 @@ def transformer(method, **recipe):
     return changed(paper.plan("table2b", "smoke").cell(method, SFORMER).runs[0], **PUBLISHED | recipe)
 
 
-def changed(spec, **recipe):
-    return spec.model_copy(update={"recipe": spec.recipe.model_copy(update=recipe)})
-
-
 @pytest.fixture(scope="module")
 def prepared(tmp_path_factory):
     """Results folder with data and trained teachers, a ResNet and a ViT."""
@@ -64,25 +60,6 @@ def prepared(tmp_path_factory):
 def results(prepared, tmp_path):
     shutil.copytree(prepared, tmp_path / "results")
     return tmp_path / "results"
-
-
-def run(spec, results, minutes=None):
-    execute(spec, results, results / "resources", CPU, minutes)
-    return RunFolder(results / "runs", spec).path
-
-
-def run_in_slices(spec, results):
-    """Train one step a slice: every step ends in a checkpoint and begins from one."""
-    for slices in range(1, 100):
-        try:
-            return run(spec, results, minutes=1e-9), slices
-        except Interrupted:
-            assert not (RunFolder(results / "runs", spec).path / "metrics.json").exists()
-    raise AssertionError("no end")
-
-
-def losses(path):
-    return [json.loads(line)["losses"] for line in (path / "history.jsonl").read_text().splitlines()]
 
 
 def test_a_run_leaves_what_the_contract_names(results):
@@ -117,26 +94,6 @@ def test_restoration_block_and_adapter_are_not_part_of_the_student(results):
 @pytest.mark.parametrize("method", ["bkdsnn", "lasnn", "tet"])
 def test_resumed_equals_uninterrupted_bit_for_bit(results, tmp_path, method):
     compare_sliced(spec_of(method, epochs=2), results, tmp_path / "again")
-
-
-def compare_sliced(spec, results, again):
-    """Assert that training a step a slice, in the folder `again`, leaves what uninterrupted training does."""
-    whole = run(spec, results)
-    shutil.copytree(results, again, ignore=shutil.ignore_patterns(spec.name))
-    sliced, slices = run_in_slices(spec, again)
-    steps = spec.recipe.total_epochs * (spec.dataset.digits.train // spec.recipe.batch_size)
-    assert slices == steps + 1
-    assert_equal(whole, sliced)
-    assert len(losses(sliced)) == spec.recipe.total_epochs
-    assert len(json.loads((sliced / "provenance.json").read_text())["attempts"]) == slices
-
-
-def assert_equal(one, other):
-    """Assert that two runs left the same bits."""
-    first, second = (load_file(path / "weights.safetensors") for path in (one, other))
-    assert first.keys() == second.keys() and all(torch.equal(first[key], second[key]) for key in first)
-    assert losses(one) == losses(other)
-    assert (one / "predictions.npz").read_bytes() == (other / "predictions.npz").read_bytes()
 
 
 @pytest.mark.parametrize("method", ["bkdsnn", "kdsnn"])
@@ -286,7 +243,7 @@ def test_teacher_weights_of_another_run_are_named(results):
 
 
 def test_less_data_than_one_batch_is_named(results):
-    with pytest.raises(UserError, match="'batch_size' is 41, more than the 40 training images"):
+    with pytest.raises(UserError, match="'batch_size' is 41, more than the 40 training samples"):
         run(spec_of("sew-resnet", batch_size=41), results)
 
 

@@ -1,0 +1,138 @@
+"""Which files of a published set are recordings, of which class and for which split."""
+
+from __future__ import annotations
+
+import os
+from itertools import chain
+from pathlib import Path
+from typing import NamedTuple
+
+from bkdsnn.data.events import aedat3
+from bkdsnn.data.events.formats import SUFFIX
+from bkdsnn.data.layout import misfit
+from bkdsnn.spec import Dataset
+
+# Folders of training and of test recordings; in each lies one folder per class. CIFAR10-DVS and N-Caltech101, which
+# have class folders only, are published without a split.
+SPLITS = {
+    "n-mnist": ("Train", "Test"),
+    "n-cars": ("n-cars_train", "n-cars_test"),
+    "dvs-lip": ("train", "test"),
+}
+TRIALS = ("trials_to_train.txt", "trials_to_test.txt")  # DVS128 Gesture: one file name a line, of all classes
+HELD_OUT = 10  # one in ten recordings of a class is for test where the set has no split
+
+
+class Item(NamedTuple):
+    """One labelled recording: `path` below the dataset's folder, `label` from 0.
+
+    Of a longer recording (DVS128 Gesture) it is the clip with start <= t < end, in microseconds.
+    """
+
+    path: str
+    label: int
+    start: int | None = None
+    end: int | None = None
+
+
+def items(dataset: Dataset, folder: Path) -> tuple[list[Item], list[Item]]:
+    """Return the training and the test recordings of the set that lies in `folder`.
+
+    Classes and recordings come in the order of their names as text (10 before 2), clips as listed. Where the set has no
+    split, the last tenth of every class in that order, rounded down, is for test (as in the SEW-ResNet and Spikformer
+    code); if it is embedded, as many as its spec says. Raises UserError for whatever is missing, empty or of another
+    number of classes.
+    """
+    assert dataset.events  # held by the validator of `Dataset`
+    if dataset.events.layout == "dvs128-gesture":
+        return _clips(dataset, folder, TRIALS[0]), _clips(dataset, folder, TRIALS[1])
+    if (splits := SPLITS.get(dataset.events.layout)) is None:
+        return _divided(dataset, _listing(dataset, folder))
+    train, test = (_listing(dataset, folder, split) for split in splits)
+    if different := set(train) ^ set(test):
+        raise misfit(dataset, f"class '{min(different)}' lies in only one of {folder}/{{{','.join(splits)}}}")
+    return list(chain(*train.values())), list(chain(*test.values()))
+
+
+def expected(dataset: Dataset) -> str:
+    """Describe the files that the set needs, by their paths below the data root."""
+    assert dataset.events
+    layout, suffix = dataset.events.layout, SUFFIX[dataset.events.layout]
+    if layout == "dvs128-gesture":
+        return (
+            f"{dataset.folder}/{{{','.join(TRIALS)}}}, and for every recording <name>{suffix} that they list its clips "
+            f"<name>_labels.csv, classes 1 to {dataset.classes}"
+        )
+    split = f"{{{','.join(SPLITS[layout])}}}/" if layout in SPLITS else ""
+    return f"{dataset.folder}/{split}<class>/*{suffix} with {dataset.classes} classes"
+
+
+def balanced(count: int, classes: int) -> list[int]:
+    """Return how many of `count` recordings fall to each class, equal within one, the first classes first."""
+    return [(count + classes - 1 - label) // classes for label in range(classes)]
+
+
+def _listing(dataset: Dataset, folder: Path, split: str = ".") -> dict[str, list[Item]]:
+    """Return the recordings of every class of a split; labels follow the sorted names of the classes."""
+    place = folder / split
+    if not place.is_dir():
+        raise misfit(dataset, f"the folder {place} is missing")
+    names = sorted(entry.name for entry in os.scandir(place) if entry.is_dir())
+    if len(names) != dataset.classes:
+        raise misfit(dataset, f"{place} has {len(names)} class folders, not {dataset.classes}")
+    return {name: _recordings(dataset, folder, Path(split, name), label) for label, name in enumerate(names)}
+
+
+def _recordings(dataset: Dataset, folder: Path, place: Path, label: int) -> list[Item]:
+    assert dataset.events
+    suffix = SUFFIX[dataset.events.layout]
+    names = [entry.name for entry in os.scandir(folder / place) if entry.name.endswith(suffix)]
+    if not names:
+        raise misfit(dataset, f"the class folder {folder / place} has no {suffix} file")
+    return [Item(str(place / name), label) for name in sorted(names)]
+
+
+def _divided(dataset: Dataset, classes: dict[str, list[Item]]) -> tuple[list[Item], list[Item]]:
+    """Cut the test recordings off the end of every class."""
+    train: list[Item] = []
+    test: list[Item] = []
+    for name, recordings in classes.items():
+        if not 0 < (held := _held_out(dataset, recordings)) < len(recordings):
+            raise misfit(dataset, f"class '{name}' has {len(recordings)} recordings, too few to keep some for test")
+        train += recordings[:-held]
+        test += recordings[-held:]
+    return train, test
+
+
+def _held_out(dataset: Dataset, recordings: list[Item]) -> int:
+    assert dataset.events
+    if dataset.events.simulated:
+        return balanced(dataset.events.simulated.test, dataset.classes)[recordings[0].label]
+    return len(recordings) // HELD_OUT
+
+
+def _clips(dataset: Dataset, folder: Path, trials: str) -> list[Item]:
+    """Return the clips of all recordings that the text file `trials` lists; together they must show every class."""
+    names = [line.strip() for line in _lines(dataset, folder / trials) if line.strip()]
+    clips = [clip for name in names for clip in _clips_of(dataset, folder, folder / trials, name)]
+    if len(found := {clip.label for clip in clips}) != dataset.classes:
+        raise misfit(dataset, f"{folder / trials} lists clips of {len(found)} classes, not {dataset.classes}")
+    return clips
+
+
+def _lines(dataset: Dataset, path: Path) -> list[str]:
+    if not path.is_file():
+        raise misfit(dataset, f"the file {path} is missing")
+    return path.read_text(errors="replace").splitlines()
+
+
+def _clips_of(dataset: Dataset, folder: Path, trials: Path, name: str) -> list[Item]:
+    """Return the clips of one recording; the csv counts classes from 1."""
+    table = f"{Path(name).stem}_labels.csv"
+    for needed in (name, table):
+        if not (folder / needed).is_file():
+            raise misfit(dataset, f"the file {folder / needed} is missing, which {trials} calls for")
+    clips = aedat3.read_labels(folder / table)
+    if (highest := max(clip.label for clip in clips)) > dataset.classes:
+        raise misfit(dataset, f"{folder / table} has a clip of class {highest}, classes are 1 to {dataset.classes}")
+    return [Item(name, clip.label - 1, clip.start, clip.end) for clip in clips]
