@@ -37,6 +37,8 @@ class Column(Strict):
     network: str
     teacher: str | None = Field(default=None, description="network of the teachers, where it is another")
     student: str = Field(description="method that distilled students extend")
+    taught_by: str | None = Field(default=None, description="method of the teachers, where it is not that of the row")
+    timesteps: dict[Role, int] = Field(default={}, description="T by the role of a run, where it is not the row's")
     recipes: dict[Role, str]
     pretrained: Pretrained | None = Field(default=None, description="published teacher weights")
     fine_tune: bool = Field(default=False, description="the teacher is trained from them, instead of being them")
@@ -52,7 +54,7 @@ class Row(Strict):
     key: str = Field(default="", description="tells rows of one method apart; the method where it is left out")
     group: str
     label: str | None = None
-    timesteps: int = Field(gt=0, description="T of spiking networks; an ANN has none")
+    timesteps: int | None = Field(default=None, gt=0, description="T of spiking networks, unless the columns have it")
     paper: tuple[float | None, ...]
     delta_against: tuple[str, ...] | None = Field(default=None, description="key of the baseline row per column")
     origin: Literal["printed", "quoted", "inferred"] = Field(

@@ -196,10 +196,10 @@ class Expansion:
         evaluated = published is not None and not column.fine_tune
         spec = {
             "dataset": self._dataset(column.dataset),
-            "network": self._network(chosen, column, chosen.timesteps or row.timesteps),
+            "network": self._network(chosen, column, _timesteps(chosen, row, column)),
             "loss": chosen.loss or {"method": "ce"},
             "distill": self._terms(method, chosen, table, row, column),
-            "teacher": related(chosen.teacher) if chosen.teacher else None,
+            "teacher": related(column.taught_by or chosen.teacher) if chosen.teacher else None,
             "source": related(chosen.source) if chosen.source else published,
             "recipe": None if evaluated else self._recipe(chosen, column),
             "seed": 0 if evaluated else seed,
@@ -234,7 +234,7 @@ class Expansion:
         chosen = _known("dataset", self.scale.datasets.get(real, real), self.datasets)
         return self.datasets[chosen]
 
-    def _network(self, method: Method, column: Column, timesteps: int) -> Network:
+    def _network(self, method: Method, column: Column, timesteps: int | None) -> Network:
         own = column.teacher if method.recipe == "teacher" else None
         name = _known("network", own or column.network, self.networks)
         fields = {"family": "resnet", "name": name, **self.networks[name]}
@@ -263,6 +263,12 @@ class Expansion:
         overrides = itertools.chain(self.scale.recipes.get("*", {}).items(), self.scale.recipes.get(name, {}).items())
         fields = self.recipes[name].model_dump() | dict(overrides)
         return _parse(Recipe, fields, f"recipe '{name}' at scale '{self.scale.name}'")
+
+
+def _timesteps(method: Method, row: Row, column: Column) -> int | None:
+    """T of a spiking run: its method's own, or else the column's for its role, or else the row's."""
+    own = column.timesteps.get(method.recipe) if method.recipe else None
+    return method.timesteps or own or row.timesteps
 
 
 def _merged(layers: Iterable[Terms]) -> Terms:

@@ -28,13 +28,18 @@ def settle():
 SETTINGS, SCALE, PLANS = settle()
 RUNS = {name: spec for plan in PLANS.values() for name, spec in plan.runs().items()}
 DATASETS = sorted({spec.dataset.name for spec in RUNS.values()})
+TAUGHT_BY = {spec.teacher.name for spec in RUNS.values() if spec.teacher}
 GPUS, THREADS, MEMORY_MB = (1, 8, 32000) if SCALE.gpu else (0, 1, 2000)
 PUBLISHED = {one.stem: one.name for one in paper.published_weights()}
 
 
 def run_names(kind):
-    """A pattern of the names of all runs of one kind: teacher, student or evaluation."""
-    return "|".join(name for name, spec in RUNS.items() if spec.kind == kind) or "none"
+    """A pattern of the names of all runs of one kind: teacher, student or evaluation.
+
+    What another run imitates is a teacher, also if it is a spiking network.
+    """
+    kinds = {name: "teacher" if spec.recipe and name in TAUGHT_BY else spec.kind for name, spec in RUNS.items()}
+    return "|".join(name for name in RUNS if kinds[name] == kind) or "none"
 
 
 def artefact(run, name):
@@ -46,6 +51,9 @@ def run_inputs(wildcards):
     """What a run needs first: its data, the runs it builds on, published weights."""
     spec = RUNS[wildcards.run]
     files = [f"results/{SCALE.name}/data/{spec.dataset.name}.json"]
+    if spec.dataset.events:
+        clips = {one.network.timesteps for one in (spec, spec.teacher) if one}
+        files += [f"results/{SCALE.name}/data/{spec.dataset.name}-t{timesteps}.json" for timesteps in sorted(clips)]
     for parent in spec.parents():
         files += [artefact(parent.name, "metrics.json"), artefact(parent.name, "weights.safetensors")]
     if isinstance(spec.source, Pretrained):
@@ -74,3 +82,4 @@ wildcard_constraints:
     table="|".join(PLANS),
     dataset="|".join(DATASETS),
     published="|".join(PUBLISHED),
+    timesteps=r"\d+",

@@ -123,7 +123,7 @@ def _row(model: TableModel, group: str, row: Sequence[MeasuredCell]) -> Iterator
     """The line of a row, and a second one if any of its cells has a difference."""
     settings = map(escape, wording.settings(model, row[0]))
     cells = [text for cell in row for text in (_ours(cell), escape(wording.paper_value(cell)))]
-    yield _line([group, escape(row[0].label), *settings, *cells, str(row[0].timesteps)])
+    yield _line([group, escape(row[0].label), *settings, *cells, wording.times(row)])
     differences = [text for cell in row for text in (wording.difference(cell), wording.paper_difference(cell))]
     if any(differences):
         yield _line([*_indent(model), *map(_difference, differences), ""])

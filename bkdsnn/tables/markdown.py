@@ -47,7 +47,7 @@ def _rows(model: TableModel) -> list[list[str]]:
         previous = row[0].group
         cells = (text for cell in row for text in (_ours(cell), _paper(cell)))
         settings = map(escape, wording.settings(model, row[0]))
-        lines.append([escape(group), escape(row[0].label), *settings, *cells, str(row[0].timesteps)])
+        lines.append([escape(group), escape(row[0].label), *settings, *cells, wording.times(row)])
     return lines
 
 

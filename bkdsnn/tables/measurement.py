@@ -144,7 +144,7 @@ def _cell(plan: Plan, cell: Cell, done: dict[str, Finished], results: Path) -> M
         label=plan.labels[cell.row.key],
         settings=_settings(plan, cell.row),
         column=cell.column.key,
-        timesteps=cell.row.timesteps,
+        timesteps=cell.runs[0].network.timesteps,
         state=_state(cell.runs, own, results),
         mean=mean(last),
         std=sample_std(last),

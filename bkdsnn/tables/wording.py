@@ -49,6 +49,11 @@ def paper_size(column: ColumnModel) -> str:
     return "" if printed == our_size(column) else printed
 
 
+def times(row: Sequence[MeasuredCell]) -> str:
+    """T of a row; where columns differ, all that occur, `4, 8`."""
+    return ", ".join(map(str, dict.fromkeys(cell.timesteps for cell in row)))
+
+
 def settings(model: TableModel, cell: MeasuredCell) -> list[str]:
     """The settings of a cell's row; the numbers of one setting share their decimals, `2.0` beside `1.5`."""
     columns = zip(*(other.settings for other in model.cells))

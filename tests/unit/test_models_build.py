@@ -7,6 +7,7 @@ import torch
 from torch.nn import functional
 
 from bkdsnn import data, models, paper, streams
+from bkdsnn.data.events.frames import convert
 from bkdsnn.distill import Criterion
 from bkdsnn.models.neurons import Spiking
 from bkdsnn.spec import Augment
@@ -88,17 +89,25 @@ def test_parameters_are_as_many_as_the_paper_prints():
 
 @pytest.fixture(scope="module")
 def batches(tmp_path_factory):
-    """The first training batch of each embedded dataset: images (B, 3, H, W) and labels (B,)."""
+    """The first training batch that a run is shown of its embedded dataset: images or frames, and labels (B,)."""
     folder = tmp_path_factory.mktemp("data")
 
     @functools.cache
-    def first(dataset):
+    def prepared(dataset):
         manifest = folder / f"{dataset.name}.json"
         data.prepare(dataset, None, manifest)
-        loader = data.open_data(dataset, manifest, batch_size=20, augment=Augment(), seed=0, device=CPU)
-        return next(iter(loader.train(0, 0)))
+        return manifest
 
-    return first
+    @functools.cache
+    def first(dataset, timesteps):
+        manifest = prepared(dataset)
+        if dataset.events:
+            convert(dataset, manifest, timesteps)
+        options = {"batch_size": 20, "augment": Augment(), "seed": 0, "device": CPU, "timesteps": timesteps}
+        images, _, labels = next(data.open_data(dataset, manifest, **options).train(0))
+        return images, labels
+
+    return lambda run: first(run.dataset, run.network.timesteps)
 
 
 def spiking_networks(scale):
@@ -131,14 +140,14 @@ def test_every_layer_of_neurons_fires_from_the_start_and_never_all_of_it(run, ba
     net = seeded(run).train()
     rates = fired(net)
     with torch.no_grad():
-        net(batches(run.dataset)[0])
+        net(batches(run)[0])
     assert {name for name, rate in rates.items() if rate == 0} <= silent(run) < rates.keys()
     assert max(rates.values()) < 1
 
 
 @pytest.mark.parametrize("run", [run for scale in SMALL for run in spiking_networks(scale) if silent(run)], ids=label)
 def test_layers_that_are_silent_at_first_learn_to_fire(run, batches):
-    images, labels = batches(run.dataset)
+    images, labels = batches(run)
     net = seeded(run).train()
     rates = fired(net)
     optimizer = torch.optim.Adam(net.parameters(), lr=0.01)

@@ -11,7 +11,8 @@ from bkdsnn.paper import Cell, Column, Row, Table, load_table
 
 WITH_SIZES = ("2a", "2b", "2c", "2d")
 WITH_EPOCHS = ("4a", "4d", "A1", "A2")
-TABLES = (*WITH_SIZES, "3a", "4a", "4b", "4c", "4d", "A1", "A2", "A3")
+EVENTS = ("3b", "A4")
+TABLES = (*WITH_SIZES, "3a", "3b", "4a", "4b", "4c", "4d", "A1", "A2", "A3", "A4")
 # The paper's name where a table needs a variant of the method under a name of its own.
 PRINTED_AS = {
     "kdsnn-bkd": "kdsnn+bkd",
@@ -21,7 +22,9 @@ PRINTED_AS = {
     "meta-spikeformer-tuned": "meta-spikeformer",
     "spikformer-cml": "spikformer+cml",
     "spikingformer-cml": "spikingformer+cml",
+    "spikingformer-cml-events": "spikingformer+cml",
     "tet-sew": "tet",
+    "wide-7b-net": "sew-resnet",
 }
 SETTINGS = {"tau": "ld.tau", "lambda": "bkd.blur_ratio"}
 # Differences that the paper prints and its own values contradict: by table, row and column, with what it prints.
@@ -53,9 +56,12 @@ def cells(table) -> dict[Key, list[Cell]]:
 
 
 def key(table: Table, cell: Cell) -> Key:
-    method = PRINTED_AS.get(cell.row.method, cell.row.method)
+    own = cell.row.method
+    method = cell.column.student if table.number in EVENTS and own in ("none", "snn") else own
+    method = PRINTED_AS.get(method, method)
     architecture = architecture_of(table, cell.row, cell.column)
-    return (group(table, cell), method, architecture, cell.column.dataset, cell.row.timesteps, *settings(table, cell))
+    timesteps = cell.runs[0].network.timesteps
+    return (group(table, cell), method, architecture, cell.column.dataset, timesteps, *settings(table, cell))
 
 
 def group(table: Table, cell: Cell) -> str:

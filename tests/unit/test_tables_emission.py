@@ -1,5 +1,6 @@
 """Files that are written, and the terminal summary."""
 
+import dataclasses
 import json
 import os
 import subprocess
@@ -72,3 +73,15 @@ def test_tables_import_nothing_heavy():
     code = f"import sys, bkdsnn.tables; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_row_names_the_time_steps_of_all_its_columns(plan, tmp_path):
+    model = measure(plan, tmp_path)
+    first = [
+        dataclasses.replace(cell, timesteps=steps) for cell, steps in zip(model.rows()[0], (10, 8, 10), strict=True)
+    ]
+    model = dataclasses.replace(model, cells=(*first, *model.cells[len(first) :]))
+    lines = [line for line in markdown.render(model).splitlines() if line.endswith("| 10, 8 |")]
+    assert len(lines) == 1 and first[0].label in lines[0]
+    assert sum(line.rstrip().endswith(r"& 10, 8 \\") for line in latex.render(model).splitlines()) == 1
+    assert csv.render(model).count(",10,not run") == 2

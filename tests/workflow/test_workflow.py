@@ -21,28 +21,32 @@ pytestmark = pytest.mark.workflow
 # By hand, per seed: teachers, students, evaluations of a table; the counts of runs are in test_paper.py. The published
 # teachers of the paper scale (four on ImageNet) are evaluated once; the two ViT-S are published weights, fine-tuned.
 KINDS = {"2a": (4, 32, 4), "2b": (2, 42, 0), "2c": (3, 24, 3), "2d": (1, 21, 0), "3a": (1, 15, 0), "4a": (4, 36, 0)}
+KINDS |= {"3b": (2, 16, 0), "A4": (4, 16, 0)}
 KINDS |= {"4b": (4, 24, 0), "4c": (2, 12, 0), "4d": (4, 32, 0), "A1": (2, 24, 0), "A2": (2, 24, 0), "A3": (4, 16, 0)}
-IMAGENET = ("2c", "2d", "3a", "4b", "4c")  # the others need both CIFAR sets
-JOBS = {  # dataset, published_weights, teacher, student, evaluation, table
-    **{(f"table{number}", "smoke"): (1 if number in IMAGENET else 2, 0, *of, 1) for number, of in KINDS.items()},
-    ("table2a", "demo"): (2, 0, 8, 64, 8, 1),
-    ("table2b", "demo"): (2, 0, 2, 42, 0, 1),
-    ("table4d", "demo"): (2, 0, 4, 32, 0, 1),
-    ("table2c", "lite"): (1, 0, 9, 72, 9, 1),
-    ("table3a", "lite"): (1, 0, 3, 45, 0, 1),
-    ("table2a", "paper"): (2, 0, 12, 96, 12, 1),
-    ("table2b", "paper"): (2, 1, 6, 126, 0, 1),
-    ("table2c", "paper"): (1, 3, 0, 72, 12, 1),
-    ("table2d", "paper"): (1, 1, 0, 63, 1, 1),
-    ("table3a", "paper"): (1, 1, 0, 45, 1, 1),
-    ("table4a", "paper"): (2, 1, 12, 108, 0, 1),
-    ("table4b", "paper"): (1, 4, 0, 72, 4, 1),
-    ("all", "smoke"): (3, 0, 10, 240, 7, 12),
-    ("all", "demo"): (3, 0, 17, 296, 14, 12),
-    ("all", "lite"): (3, 1, 30, 720, 21, 12),
-    ("all", "paper"): (3, 5, 18, 720, 25, 12),
+DATASETS = dict.fromkeys(KINDS, 2) | dict.fromkeys(("2c", "2d", "3a", "3b", "4b", "4c"), 1) | {"A4": 4}
+FRAMES = dict.fromkeys(KINDS, 0) | {"3b": 3, "A4": 8}  # numbers of time-steps in use, per data set
+JOBS = {  # dataset, published_weights, teacher, student, evaluation, table, frames
+    **{(f"table{number}", "smoke"): (DATASETS[number], 0, *of, 1, FRAMES[number]) for number, of in KINDS.items()},
+    ("table2a", "demo"): (2, 0, 8, 64, 8, 1, 0),
+    ("table2b", "demo"): (2, 0, 2, 42, 0, 1, 0),
+    ("table4d", "demo"): (2, 0, 4, 32, 0, 1, 0),
+    ("table2c", "lite"): (1, 0, 9, 72, 9, 1, 0),
+    ("table3a", "lite"): (1, 0, 3, 45, 0, 1, 0),
+    ("table2a", "paper"): (2, 0, 12, 96, 12, 1, 0),
+    ("table2b", "paper"): (2, 1, 6, 126, 0, 1, 0),
+    ("table2c", "paper"): (1, 3, 0, 72, 12, 1, 0),
+    ("table2d", "paper"): (1, 1, 0, 63, 1, 1, 0),
+    ("table3a", "paper"): (1, 1, 0, 45, 1, 1, 0),
+    ("table3b", "lite"): (1, 0, 6, 48, 0, 1, 3),
+    ("tableA4", "paper"): (4, 0, 12, 48, 0, 1, 8),
+    ("table4a", "paper"): (2, 1, 12, 108, 0, 1, 0),
+    ("table4b", "paper"): (1, 4, 0, 72, 4, 1, 0),
+    ("all", "smoke"): (8, 0, 16, 272, 7, 14, 11),
+    ("all", "demo"): (8, 0, 23, 328, 14, 14, 11),
+    ("all", "lite"): (8, 1, 48, 816, 21, 14, 11),
+    ("all", "paper"): (8, 5, 36, 816, 25, 14, 11),
 }
-RULES = ("dataset", "published_weights", "teacher", "student", "evaluation", "table")
+RULES = ("dataset", "published_weights", "teacher", "student", "evaluation", "table", "frames")
 SMOKE = ("--config", "scale=smoke")
 PARTS = ("history.jsonl", "metrics.json", "predictions.npz", "provenance.json", "spec.json", "weights.safetensors")
 

@@ -14,6 +14,26 @@ rule dataset:
         "python -m bkdsnn data {wildcards.dataset} --scale {params.scale} --log {log}"
 
 
+# Recordings of events, integrated to frames; the arrays lie beside the record.
+rule frames:
+    input:
+        f"results/{SCALE.name}/data/{{dataset}}.json",
+    output:
+        f"results/{SCALE.name}/data/{{dataset}}-t{{timesteps}}.json",
+    log:
+        f"results/{SCALE.name}/logs/frames/{{dataset}}-t{{timesteps}}.log",
+    benchmark:
+        f"results/{SCALE.name}/benchmarks/frames/{{dataset}}-t{{timesteps}}.tsv"
+    priority: 50
+    conda:
+        "../../environment.yml"
+    params:
+        scale=SCALE.name,
+    shell:
+        "python -m bkdsnn frames {wildcards.dataset} --timesteps {wildcards.timesteps} --scale {params.scale} "
+        "--log {log}"
+
+
 rule published_weights:
     output:
         "resources/weights/{published}.safetensors",
