@@ -38,7 +38,7 @@ class MeasuredCell:
     paper: float | None
     paper_delta: float | None
     origin: Origin | None  # of `paper`: printed, quoted by the paper from elsewhere, inferred from a difference
-    spiking: bool
+    competes: bool  # for bold: an SNN that teaches no other of the table
     parameters: int | None
     runs: tuple[str, ...]
     bold: bool = False

@@ -157,10 +157,15 @@ def _cell(plan: Plan, cell: Cell, done: dict[str, Finished], results: Path) -> M
         paper=cell.paper,
         paper_delta=_paper_delta(cell, baseline),
         origin=None if cell.paper is None else cell.row.origin,
-        spiking=cell.runs[0].network.spiking,
+        competes=cell.runs[0].network.spiking and cell.runs[0] not in _teachers(plan),
         parameters=own[0].metrics.parameters if own else None,
         runs=tuple(run.name for run in cell.runs),
     )
+
+
+def _teachers(plan: Plan) -> list[RunSpec]:
+    """The runs that others of the table imitate."""
+    return [run.teacher for cell in plan.cells for run in cell.runs if run.teacher]
 
 
 def _state(runs: Sequence[RunSpec], own: Sequence[Finished], results: Path) -> State:
@@ -194,11 +199,11 @@ def _paper_delta(cell: Cell, baseline: Cell | None) -> float | None:
 
 
 def _with_best_in_bold(cells: Iterable[MeasuredCell]) -> tuple[MeasuredCell, ...]:
-    """Mark the best spiking mean of each column; means that print alike are ties."""
+    """Mark the best mean of each column among SNNs that teach no other; means that print alike are ties."""
     cells = list(cells)
     best: dict[str, float] = {}
     for cell in cells:
-        if cell.spiking and cell.mean is not None:
+        if cell.competes and cell.mean is not None:
             best[cell.column] = max(cell.mean, best.get(cell.column, cell.mean))
     return tuple(dataclasses.replace(cell, bold=_is_best(cell, best.get(cell.column))) for cell in cells)
 
@@ -206,4 +211,4 @@ def _with_best_in_bold(cells: Iterable[MeasuredCell]) -> tuple[MeasuredCell, ...
 def _is_best(cell: MeasuredCell, best: float | None) -> bool:
     if cell.mean is None or best is None:
         return False
-    return cell.spiking and fixed(cell.mean) == fixed(best)
+    return cell.competes and fixed(cell.mean) == fixed(best)

@@ -189,7 +189,7 @@ def example_results(plan: Plan, results: Path) -> Path:
 
 def _network(row: Row, column: Column) -> ResNet:
     ann = row.method == "ann"
-    form = {"form": "ann"} if ann else {"form": "sew", "neuron": IF}
+    form = {"form": "ann"} if ann else {"form": "sew", "neuron": IF, "timesteps": row.timesteps}
     name = (column.teacher or column.network) if ann else column.network
     return ResNet(name=name, stem="cifar", stem_width=4, block="basic", blocks=(1,), widths=(4,), **form)
 

@@ -126,6 +126,17 @@ def test_bold_is_the_best_spiking_mean_and_ties_share_it(plan, tmp_path):
     }
 
 
+def test_an_snn_that_teaches_is_not_in_bold(plan, tmp_path):
+    plan = without(plan, 1, 2)
+    teacher, taught = plan.cell("sew-resnet", R19).runs[0], plan.cell("bkd", R19)
+    student = taught.runs[0].model_copy(update={"teacher": teacher})
+    cells = (dataclasses.replace(cell, runs=(student,)) if cell is taught else cell for cell in plan.cells)
+    for run, right in ((teacher, 90), (student, 50)):
+        finish(run, tmp_path, range(right))
+    model = measure(dataclasses.replace(plan, cells=tuple(cells)), tmp_path)
+    assert [c.row for c in model.cells if c.bold] == ["bkd"]
+
+
 def test_means_that_print_alike_tie(plan, tmp_path):
     plan = without(plan, 1, 2)
     for method, last in (("sew-resnet", 71.2499), ("bkd", 71.2501), ("bkdsnn", 71.24)):
