@@ -121,7 +121,9 @@ def test_recipes_that_mix_have_even_batches(name):
 def test_the_published_schedules_run_ten_epochs_longer_than_named():
     lengths = {name: recipe.total_epochs for name, recipe in RECIPES.items() if recipe.cooldown_epochs}
     imagenet = {f"spikingformer-imagenet-{dim}": 310 for dim in (384, 512, 768)}
-    assert lengths == {"spikingformer-cifar-300": 310, "spikingformer-cifar-400": 410, "vit-cifar": 60, **imagenet}
+    events = {"spikingformer-events": 106, "spikingformer-gesture": 202}
+    others = {"spikingformer-cifar-300": 310, "spikingformer-cifar-400": 410, "vit-cifar": 60}
+    assert lengths == {**others, **imagenet, **events}
 
 
 def test_learning_rates_follow_the_published_rules_for_the_batch():
