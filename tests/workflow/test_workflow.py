@@ -183,7 +183,7 @@ def test_a_result_that_was_deleted_is_made_again_and_nothing_else(copy):
 def test_another_seed_adds_only_its_own_runs(copy):
     ended = snakemake(copy, "--dry-run", "all", *SMOKE, "seeds=[0,1]")
     assert ended.returncode == 0, ended.stdout
-    assert jobs(ended.stdout) == {"teacher": 10, "student": 240, "evaluation": 7, "table": 12, "all": 1}
+    assert jobs(ended.stdout) == {"teacher": 16, "student": 272, "evaluation": 7, "table": 14, "all": 1}
 
 
 def test_edited_sources_make_nothing_stale(copy, clone):
