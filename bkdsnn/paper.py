@@ -85,14 +85,27 @@ def load_table(name: str, config: Path = CONFIG) -> Table:
     """Read `config/paper/<name>.yaml`; an unknown name or key raises `UserError`."""
     if name not in table_names(config):
         raise unknown("table", name, table_names(config))
-    return _parse(Table, {"name": name, **_read(config / "paper" / f"{name}.yaml")}, f"config/paper/{name}.yaml")
+    return load(Table, config / "paper" / f"{name}.yaml", name)
 
 
 def load_scale(name: str, config: Path = CONFIG) -> Scale:
     """Read `config/scales/<name>.yaml`; an unknown name or key raises `UserError`."""
     if name not in scale_names(config):
         raise unknown("scale", name, scale_names(config))
-    return _parse(Scale, {"name": name, **_read(config / "scales" / f"{name}.yaml")}, f"config/scales/{name}.yaml")
+    return load(Scale, config / "scales" / f"{name}.yaml", name)
+
+
+def load(model: type[M], path: Path, name: str) -> M:
+    """Read one model from its own file, `config/<folder>/<name>.yaml`; a mistake raises `UserError`."""
+    return _parse(model, {"name": name, **_read(path)}, f"config/{path.parent.name}/{path.name}")
+
+
+def command(target: str, scale: str, neurons: Preset, seeds: Iterable[int] | None) -> str:
+    """Return the shell command that makes a target; `seeds` are None where they are those of the scale."""
+    chosen = [] if scale == "demo" else [f"scale={scale}"]
+    chosen += [] if seeds is None else [f"'seeds=[{','.join(map(str, seeds))}]'"]
+    chosen += [] if neurons == "reference" else [f"neurons={neurons}"]
+    return " ".join([f"snakemake --cores all {target}", *(["--config", *chosen] if chosen else [])])
 
 
 def plan(table: str, scale: str, *, seeds: Iterable[int] | None = None, neurons: Preset = "reference") -> Plan:
@@ -163,7 +176,7 @@ class Expansion:
         if not chosen:
             raise UserError("'seeds' is empty; give at least one, such as seeds=[0]")
         self._check_table(table)
-        cells = [self._cell(table, row, i, chosen) for row in table.rows for i in range(len(table.columns))]
+        cells = [self.cell(table, row, column, chosen) for row in table.rows for column in table.columns]
         labels = {row.key: row.label or self._method(row.method).label for row in table.rows}
         datasets = {column.dataset: self.datasets[column.dataset].label for column in table.columns}
         return Plan(table, self.scale, self.preset, labels, datasets, tuple(cells))
@@ -182,8 +195,10 @@ class Expansion:
             _all_known("term", [term], TERMS, where)
             _all_known(f"option of '{term}'", [option], TERMS[term].model_fields, where)
 
-    def _cell(self, table: Table, row: Row, index: int, seeds: tuple[int, ...]) -> Cell:
-        column = table.columns[index]
+    def cell(self, table: Table, row: Row, column: Column, seeds: Iterable[int] | None = None) -> Cell:
+        """Return one cell of a table, its runs at `seeds` or at those of the scale."""
+        seeds = self.scale.seeds_for(table.name) if seeds is None else seeds
+        index = table.columns.index(column)
         runs = {run.name: run for run in (self.run(row.method, table, row, column, seed) for seed in seeds)}
         baseline = row.delta_against[index] if row.delta_against else None
         return Cell(row, column, tuple(runs.values()), row.paper[index], baseline)

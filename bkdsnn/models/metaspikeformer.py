@@ -73,6 +73,11 @@ class MetaSpikeformer(Network):
         logits, distilled = self._classify(self.neuron(pooled))
         return Outputs(logits, features, self._unfold(pooled), distilled)
 
+    def layer(self, tap: str) -> nn.Module:
+        """Return the block of a tap."""
+        self.check_taps([tap])
+        return self.trunk.get_submodule(tap)
+
     def _classify(self, spikes: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return logits (T, B, K) of spikes (T*B, C), and in training those of the second head if there is one."""
         logits = self._unfold(self.head(spikes))

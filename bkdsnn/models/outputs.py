@@ -43,6 +43,11 @@ class Network(nn.Module, abc.ABC):
     def forward(self, images: Tensor, taps: Sequence[str] = ()) -> Outputs:
         """Return the outputs, with the features of `taps`; a tap that there is not raises `UserError`."""
 
+    def layer(self, tap: str) -> nn.Module:
+        """Return the module whose output (T*B, C, h, w), time-major, is that tap; an unknown one raises `UserError`."""
+        self.check_taps([tap])
+        return self.get_submodule(tap)
+
     def blank(self, size: int) -> Tensor:
         """Return one blank sample to call the network with: an image (1, 3, size, size), or frames of no events."""
         return next(self.parameters()).new_zeros(1, *self.sample, size, size)

@@ -67,12 +67,17 @@ class ResNet(Network):
         x = images.contiguous(memory_format=torch.channels_last)  # trains about 1.4 times faster on a CPU
         x = self.pool(self.act1(self.bn1(self.conv1(x))))
         features = {}
-        for index, tap in enumerate(self.taps, start=1):
-            x = self.get_submodule(f"layer{index}")(x)
+        for tap in self.taps:
+            x = self.layer(tap)(x)
             if tap in taps:
                 features[tap] = self._unfold(x)
         pooled = x.mean((-2, -1))
         return Outputs(self._unfold(self.fc(self.hidden(pooled))), features, self._unfold(pooled))
+
+    def layer(self, tap: str) -> nn.Module:
+        """Return the stage of a tap: `layer1` of `stage1`."""
+        self.check_taps([tap])
+        return self.get_submodule(tap.replace("stage", "layer"))
 
     def _unfold(self, x: Tensor) -> Tensor:
         return x.unflatten(0, (self.timesteps, -1))

@@ -67,7 +67,7 @@ class Transformer(Network):
         x = self.embed(self.stem(x))
         features = {}
         for tap in self.taps:
-            x = self.get_submodule(tap)(x)
+            x = self.layer(tap)(x)
             if tap in taps:
                 features[tap] = self._unfold(x)
         pooled = x.mean((-2, -1))

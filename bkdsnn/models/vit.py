@@ -12,7 +12,7 @@ from typing import cast
 
 import torch
 from timm.models.vision_transformer import VisionTransformer
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional
 
 from bkdsnn import spec
@@ -65,6 +65,11 @@ class ViT(VisionTransformer, Network):
             features[self.taps[-1]] = tokens[:, 1:].mT.unflatten(2, self.patch_embed.grid_size)[None]
         pooled = self.forward_head(tokens, pre_logits=True)
         return Outputs(self.head(pooled)[None], features, pooled[None])
+
+    def layer(self, tap: str) -> nn.Module:
+        """Return the block of a tap; its output is tokens (B, 1 + h w, D), the class token first."""
+        self.check_taps([tap])
+        return self.blocks[self.taps.index(tap)]
 
     def prepare(self, images: Tensor) -> Tensor:
         """Return (B, 3, image_size, image_size) in the network's normalisation.

@@ -57,7 +57,7 @@ class Wide7B(Network):
         x = self.stem(self.fold(images))
         features = {}
         for tap in self.taps:
-            x = self.get_submodule(tap)(x)
+            x = self.layer(tap)(x)
             if tap in taps:
                 features[tap] = self._unfold(x)
             x = functional.max_pool2d(x, 2)

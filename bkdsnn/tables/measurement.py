@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bkdsnn.declarations import Column, Row, Scale
 from bkdsnn.errors import UserError
-from bkdsnn.paper import Cell, Plan
+from bkdsnn.paper import Cell, Plan, command
 from bkdsnn.spec import Network, RunSpec
 from bkdsnn.tables.cells import ColumnModel, MeasuredCell, Setting, State, TableModel
 from bkdsnn.tables.runs import AGAIN, Finished, failed, finished
@@ -48,12 +48,8 @@ def measure(plan: Plan, results: Path) -> TableModel:
 
 
 def _command(plan: Plan, seeds: tuple[int, ...]) -> str:
-    """The shell command that makes the table, with the settings that are not the default ones."""
-    scale = [] if plan.scale.name == "demo" else [f"scale={plan.scale.name}"]
-    chosen = [] if seeds == plan.scale.seeds_for(plan.table.name) else [f"'seeds=[{','.join(map(str, seeds))}]'"]
-    preset = [] if plan.neurons == "reference" else [f"neurons={plan.neurons}"]
-    settings = [*scale, *chosen, *preset]
-    return " ".join([f"snakemake --cores all {plan.table.name}", *(["--config", *settings] if settings else [])])
+    own = plan.scale.seeds_for(plan.table.name)
+    return command(plan.table.name, plan.scale.name, plan.neurons, None if seeds == own else seeds)
 
 
 def _comparable(scale: Scale) -> bool:
