@@ -9,7 +9,8 @@ ARGS ?=
 
 help:
 	@echo "make table2c   set up and make table 2c at demo scale (any table: make table<number>)"
-	@echo "make all       every table"
+	@echo "make fig4      a figure (any: make fig<number>)"
+	@echo "make all       every table and figure"
 	@echo "make test      set up, lint and test"
 	@echo "make setup     only set up .venv"
 	@echo "make clean     remove .venv and caches, never results"
@@ -26,7 +27,7 @@ $(READY): requirements.lock pyproject.toml
 all: $(READY)
 	$(BIN)/snakemake --cores all all $(ARGS)
 
-table%: $(READY)
+table% fig%: $(READY)
 	$(BIN)/snakemake --cores all $@ $(ARGS)
 
 lint: $(READY)

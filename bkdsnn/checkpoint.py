@@ -23,12 +23,16 @@ FORMAT = 1
 
 @dataclass
 class Position:
-    """Where training stands: `step` batches of `epoch` are done; `totals` are the loss sums of these batches."""
+    """Where training stands: `step` batches of `epoch` are done; `totals` are the loss sums of these batches.
+
+    `gradients` are those measured at the epoch's first step; None where there are none, or an older version saved.
+    """
 
     epoch: int = 0
     step: int = 0
     totals: dict[str, float] = field(default_factory=dict)
     epoch_seconds: float = 0.0
+    gradients: dict[str, float] | None = None
     history: list[dict[str, Any]] = field(default_factory=list)
 
 

@@ -11,7 +11,9 @@ from pathlib import Path
 from typing import get_args
 
 from bkdsnn import errors, paper, progress
+from bkdsnn.analysis.energy import Constants
 from bkdsnn.errors import Interrupted, UserError
+from bkdsnn.figures import plan as figures
 from bkdsnn.settings import data_root, weights_root
 from bkdsnn.spec import Dataset
 
@@ -80,8 +82,54 @@ def table(options: argparse.Namespace) -> None:
 
     plan = paper.plan(options.table, options.scale, seeds=options.seeds, neurons=options.neurons)
     results = options.results / options.scale
-    emit(plan, results, results / "tables")
-    progress.log.info("%s", summary(measure(plan, results)))
+    constants = Constants(options.mac_pj, options.ac_pj)
+    emit(plan, results, results / "tables", constants)
+    progress.log.info("%s", summary(measure(plan, results, constants)))
+
+
+def activity(options: argparse.Namespace) -> None:
+    """Count firing rates and operations of a finished run."""
+    spec = paper.find_run(options.run, options.scale)
+    from bkdsnn import devices
+    from bkdsnn.analysis.activity import analyse
+
+    analyse(spec, options.results / options.scale, devices.choose(options.device, options.threads))
+
+
+def layers(options: argparse.Namespace) -> None:
+    """Write operations and energy of every layer of a table's networks."""
+    from bkdsnn.tables.layers import emit_layers
+
+    plan = paper.plan(options.table, options.scale, seeds=options.seeds, neurons=options.neurons)
+    results = options.results / options.scale
+    emit_layers(plan, results, results / "tables", Constants(options.mac_pj, options.ac_pj))
+
+
+def gradcam(options: argparse.Namespace) -> None:
+    """Map what the networks of a figure look at, by Grad-CAM."""
+    chosen = _figure(options, "gradcam")
+    from bkdsnn import devices
+    from bkdsnn.analysis.gradcam import analyse
+
+    analyse(chosen, options.results / options.scale, devices.choose(options.device, options.threads))
+
+
+def features(options: argparse.Namespace) -> None:
+    """Count the features before the last layer of the networks of a figure."""
+    chosen = _figure(options, "histogram")
+    from bkdsnn import devices
+    from bkdsnn.analysis.features import analyse
+
+    analyse(chosen, options.results / options.scale, devices.choose(options.device, options.threads))
+
+
+def figure(options: argparse.Namespace) -> None:
+    """Draw a figure from what finished runs and analyses left."""
+    chosen = _figure(options)
+    from bkdsnn.figures.draw import draw
+
+    paths = draw(chosen, options.results / options.scale, options.figures / options.scale)
+    progress.log.info("%s: %s", options.figure, ", ".join(map(str, paths.values())))
 
 
 def plan(options: argparse.Namespace) -> None:
@@ -106,12 +154,14 @@ def parser() -> argparse.ArgumentParser:
     one = _command(commands, "train", train)
     one.add_argument("run", help="run name; `plan` lists them")
     _common(one)
-    device = os.environ.get("BKDSNN_DEVICE", "auto")
-    one.add_argument("--device", default=device, help="auto, cpu, cuda or cuda:<n> (default: $BKDSNN_DEVICE or auto)")
-    one.add_argument("--threads", type=_positive(int), default=1, help="CPU threads (default: 1)")
+    _on_device(one)
     one.add_argument("--minutes", type=_positive(float), help="save and exit with 75 shortly before so many minutes")
     one.add_argument("--resources", type=Path, default=Path("resources"), help="folder of published weights")
-    one.add_argument("--log", type=Path, help="also log to this file")
+
+    one = _command(commands, "activity", activity)
+    one.add_argument("run", help="name of a finished run")
+    _common(one)
+    _on_device(one)
 
     one = _command(commands, "data", data)
     one.add_argument("dataset", help="name in config/datasets.yaml")
@@ -131,18 +181,42 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--resources", type=Path, default=Path("resources"), help="where to put them")
     one.add_argument("--log", type=Path, help="also log to this file")
 
-    for name, command in (("table", table), ("plan", plan)):
+    for name, command in (("table", table), ("layers", layers), ("plan", plan)):
         one = _command(commands, name, command)
         one.add_argument("table", help=f"one of: {', '.join(paper.table_names())}")
         _common(one)
         one.add_argument("--neurons", default="reference", choices=get_args(paper.Preset), help="neuron preset")
         one.add_argument("--seeds", type=int, nargs="+", help="seeds (default: those of the scale)")
         one.add_argument("--log", type=Path, help="also log to this file")
+        if name != "plan":
+            one.add_argument("--mac-pj", type=_positive(float), default=4.6, help="energy of a MAC, pJ (default: 4.6)")
+            one.add_argument("--ac-pj", type=_positive(float), default=0.9, help="energy of an AC, pJ (default: 0.9)")
+
+    for name, command in (("gradcam", gradcam), ("features", features), ("figure", figure)):
+        one = _command(commands, name, command)
+        one.add_argument("figure", help=f"one of: {', '.join(figures.figure_names())}")
+        _common(one)
+        one.add_argument("--neurons", default="reference", choices=get_args(paper.Preset), help="neuron preset")
+        one.add_argument("--seeds", type=int, nargs="+", help="seeds (default: those of the scale)")
+        if name == "figure":
+            one.add_argument("--figures", type=Path, default=Path("figures"), help="where to draw (default: figures)")
+            one.add_argument("--log", type=Path, help="also log to this file")
+        else:
+            _on_device(one)
 
     one = _command(commands, "convert", convert)
     one.add_argument("source", type=Path, help="cifar-10-batches-py, cifar-100-python (folder or .tar.gz) or images")
     one.add_argument("target", type=Path, help="folder to make")
     return top
+
+
+def _figure(options: argparse.Namespace, kind: str | None = None) -> figures.FigurePlan:
+    """Return the plan of the figure that was named, if it is of that kind."""
+    chosen = figures.load_figure(options.figure)
+    if kind and chosen.kind != kind:
+        right = [name for name in figures.figure_names() if figures.load_figure(name).kind == kind]
+        raise UserError(f"{options.figure} is of kind '{chosen.kind}', expected '{kind}': {', '.join(right)}")
+    return figures.plan_figure(paper.Expansion(options.scale, neurons=options.neurons), chosen, options.seeds)
 
 
 def _dataset(options: argparse.Namespace) -> Dataset:
@@ -170,6 +244,13 @@ def _command(
 def _common(one: argparse.ArgumentParser) -> None:
     one.add_argument("--scale", default="demo", help=f"one of: {', '.join(paper.scale_names())} (default: demo)")
     one.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: results)")
+
+
+def _on_device(one: argparse.ArgumentParser) -> None:
+    device = os.environ.get("BKDSNN_DEVICE", "auto")
+    one.add_argument("--device", default=device, help="auto, cpu, cuda or cuda:<n> (default: $BKDSNN_DEVICE or auto)")
+    one.add_argument("--threads", type=_positive(int), default=1, help="CPU threads (default: 1)")
+    one.add_argument("--log", type=Path, help="also log to this file")
 
 
 def _positive(kind: Callable[[str], float]) -> Callable[[str], float]:

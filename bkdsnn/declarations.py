@@ -12,6 +12,7 @@ from bkdsnn.spec import Pretrained, Strict, TaskLoss
 Role = Literal["student", "teacher", "conversion", "pretraining"]
 Fragment = dict[str, Any]
 Terms = dict[str, Fragment]  # options of distillation terms, by term
+MetricName = Literal["top1", "firing-rate", "operations", "energy", "strict-macs", "strict-acs", "strict-energy"]
 
 
 class Method(Strict):
@@ -29,7 +30,7 @@ class Method(Strict):
 
 
 class Column(Strict):
-    """One architecture on one dataset."""
+    """One architecture on one dataset, and what is measured of it."""
 
     key: str
     heading: tuple[str, ...] = Field(description="one label per header level, outermost first")
@@ -40,6 +41,8 @@ class Column(Strict):
     taught_by: str | None = Field(default=None, description="method of the teachers, where it is not that of the row")
     timesteps: dict[Role, int] = Field(default={}, description="T by the role of a run, where it is not the row's")
     recipes: dict[Role, str]
+    metric: MetricName = "top1"
+    difference: Literal["absolute", "relative"] = "absolute"
     pretrained: Pretrained | None = Field(default=None, description="published teacher weights")
     fine_tune: bool = Field(default=False, description="the teacher is trained from them, instead of being them")
     parameters_m: float | None = Field(default=None, description="millions of parameters that the paper prints")
@@ -56,11 +59,12 @@ class Row(Strict):
     label: str | None = None
     timesteps: int | None = Field(default=None, gt=0, description="T of spiking networks, unless the columns have it")
     paper: tuple[float | None, ...]
-    delta_against: tuple[str, ...] | None = Field(default=None, description="key of the baseline row per column")
+    delta_against: tuple[str | None, ...] | None = Field(default=None, description="key of the baseline row per column")
     origin: Literal["printed", "quoted", "inferred"] = Field(
         default="printed", description="quoted: the paper takes it from elsewhere; inferred: from a printed difference"
     )
     distill: Terms = {}
+    columns: Fragment = Field(default={}, description="fields of the columns that are others in this row")
 
     @model_validator(mode="before")
     @classmethod
@@ -82,6 +86,7 @@ class Table(Strict):
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     distill: Terms = Field(default={}, description="options of distillation terms for the whole table")
+    bold: bool = Field(default=True, description="whether the best of each column is set in bold")
     footnotes: tuple[str, ...] = ()
 
     @model_validator(mode="after")
@@ -90,7 +95,7 @@ class Table(Strict):
         for row in self.rows:
             _expect(len(row.paper), len(self.columns), f"row '{row.key}': values in 'paper'")
             _expect_known("group", row.group, self.groups, row.key)
-            for baseline in row.delta_against or ():
+            for baseline in filter(None, row.delta_against or ()):
                 _expect_known("delta_against", baseline, keys, row.key)
             if row.delta_against is not None:
                 _expect(len(row.delta_against), len(self.columns), f"row '{row.key}': baselines in 'delta_against'")

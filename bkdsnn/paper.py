@@ -66,6 +66,11 @@ class Plan:
         lineage = (run for cell in self.cells for spec in cell.runs for run in spec.lineage())
         return {run.name: run for run in lineage}
 
+    def analysed(self) -> dict[str, RunSpec]:
+        """Every run of which more is measured than its accuracy, by name."""
+        cells = (cell for cell in self.cells if cell.column.metric != "top1")
+        return {run.name: run for cell in cells for run in cell.runs}
+
     def cell(self, row: str, column: str) -> Cell:
         """Return the cell of that row (by key) and column."""
         return next(cell for cell in self.cells if (cell.row.key, cell.column.key) == (row, column))
@@ -199,6 +204,9 @@ class Expansion:
         """Return one cell of a table, its runs at `seeds` or at those of the scale."""
         seeds = self.scale.seeds_for(table.name) if seeds is None else seeds
         index = table.columns.index(column)
+        if row.columns:
+            where = f"config/paper/{table.name}.yaml, 'columns' of row '{row.key}'"
+            column = _parse(Column, {**dict(column), **row.columns}, where)
         runs = {run.name: run for run in (self.run(row.method, table, row, column, seed) for seed in seeds)}
         baseline = row.delta_against[index] if row.delta_against else None
         return Cell(row, column, tuple(runs.values()), row.paper[index], baseline)

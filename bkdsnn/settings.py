@@ -23,6 +23,13 @@ class Root(Strict):
     root: Path | None = None
 
 
+class Energy(Strict):
+    """What one operation costs, in pJ (45 nm: Horowitz, ISSCC 2014; Eq. A5)."""
+
+    mac_pj: float = Field(default=4.6, gt=0)
+    ac_pj: float = Field(default=0.9, gt=0)
+
+
 class Settings(Strict):
     """The configuration of the workflow, validated before the DAG is built."""
 
@@ -32,6 +39,7 @@ class Settings(Strict):
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     data: Root = Root()
     weights: Root = Root()
+    energy: Energy = Energy()
 
     @field_validator("seeds")
     @classmethod

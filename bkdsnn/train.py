@@ -15,6 +15,7 @@ from bkdsnn.checkpoint import Position
 from bkdsnn.data.loader import Loader
 from bkdsnn.data.mixing import Mixing
 from bkdsnn.distill import Criterion
+from bkdsnn.distill.correction import Correction
 from bkdsnn.errors import Interrupted, UserError
 from bkdsnn.evaluate import Evaluation, evaluate
 from bkdsnn.models import Network, Outputs
@@ -53,6 +54,7 @@ def train(
     mixing = Mixing(recipe, spec.dataset.classes, spec.seed)
     optimizer = make_optimizer(recipe, [*student.parameters(), *criterion.parameters()])
     scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda" and recipe.precision == "fp16")
+    correction = Correction(spec, student)
     parts = {"student": student, "criterion": criterion}
     saver = Saver(lambda at: checkpoint.save(folder.checkpoint, spec.digest, at, parts, optimizer, scaler))
 
@@ -70,10 +72,12 @@ def train(
         meter = Meter(folder, at)
         for batch in loader.train(at.epoch, at.step):
             images, shown, labels = mixing(batch, at.epoch, at.step)
-            with torch.autocast(device.type, DTYPES[recipe.precision], enabled=device.type == "cuda"):
+            half = torch.autocast(device.type, DTYPES[recipe.precision], enabled=device.type == "cuda")
+            with half, correction.watching(at):
                 outputs = student(images, criterion.taps)
                 target = imitated(teacher, shown, criterion.teacher_taps)
                 losses = criterion(outputs, target, labels, streams.generator(spec.seed, "blur", at.epoch, at.step))
+            correction.measure(at, losses, scaler)
             scaler.scale(torch.stack(list(losses.values())).sum()).backward()
             scaler.step(optimizer)
             scaler.update()
@@ -154,9 +158,11 @@ class Meter:
     def record(self, top1: float, batch_size: int, device: torch.device) -> dict[str, Any]:
         """Return the history record of the finished epoch; seconds include the evaluation."""
         trained, seconds = self.at.epoch_seconds, time.monotonic() - self.began
+        gradients = {"gradients": self.at.gradients} if self.at.gradients else {}
         return {
             "epoch": self.at.epoch + 1,
             "losses": {name: total / self.at.step for name, total in self.at.totals.items()},
+            **gradients,
             "top1": top1,
             "images_per_second": self.at.step * batch_size / max(trained, 1e-9),
             "seconds": seconds,

@@ -7,6 +7,7 @@ from snakemake.exceptions import WorkflowError
 
 from bkdsnn import paper
 from bkdsnn.errors import UserError
+from bkdsnn.figures import plan as figures
 from bkdsnn.settings import Settings
 from bkdsnn.spec import Pretrained
 
@@ -20,15 +21,23 @@ def settle():
         settings.export()
         expansion = paper.Expansion(settings.scale, neurons=settings.neurons)
         plans = {name: expansion.plan(paper.load_table(name), settings.seeds) for name in paper.table_names()}
+        drawn = {
+            name: figures.plan_figure(expansion, figures.load_figure(name), settings.seeds)
+            for name in figures.figure_names()
+        }
     except UserError as error:
         raise WorkflowError(str(error))
-    return settings, expansion.scale, plans
+    return settings, expansion.scale, plans, drawn
 
 
-SETTINGS, SCALE, PLANS = settle()
+SETTINGS, SCALE, PLANS, FIGURES = settle()
 RUNS = {name: spec for plan in PLANS.values() for name, spec in plan.runs().items()}
 DATASETS = sorted({spec.dataset.name for spec in RUNS.values()})
 TAUGHT_BY = {spec.teacher.name for spec in RUNS.values() if spec.teacher}
+RATES = [name for name, plan in FIGURES.items() if plan.figure.kind == "firing-rates"]
+ANALYSED = {run for plan in PLANS.values() for run in plan.analysed()} | {
+    run for name in RATES for run in FIGURES[name].runs()
+}
 GPUS, THREADS, MEMORY_MB = (1, 8, 32000) if SCALE.gpu else (0, 1, 2000)
 PUBLISHED = {one.stem: one.name for one in paper.published_weights()}
 
@@ -47,13 +56,20 @@ def artefact(run, name):
     return f"results/{SCALE.name}/runs/{run}/{name}"
 
 
-def run_inputs(wildcards):
-    """What a run needs first: its data, the runs it builds on, published weights."""
+def data_of_run(wildcards):
+    """The data that a run sees."""
     spec = RUNS[wildcards.run]
     files = [f"results/{SCALE.name}/data/{spec.dataset.name}.json"]
     if spec.dataset.events:
         clips = {one.network.timesteps for one in (spec, spec.teacher) if one}
         files += [f"results/{SCALE.name}/data/{spec.dataset.name}-t{timesteps}.json" for timesteps in sorted(clips)]
+    return files
+
+
+def run_inputs(wildcards):
+    """What a run needs first: its data, the runs it builds on, published weights."""
+    spec = RUNS[wildcards.run]
+    files = data_of_run(wildcards)
     for parent in spec.parents():
         files += [artefact(parent.name, "metrics.json"), artefact(parent.name, "weights.safetensors")]
     if isinstance(spec.source, Pretrained):
@@ -62,9 +78,57 @@ def run_inputs(wildcards):
 
 
 def table_inputs(wildcards):
-    """The results of every run that a table shows."""
-    runs = {spec.name: spec for cell in PLANS[wildcards.table].cells for spec in cell.runs}
-    return [artefact(run, name) for run in runs for name in ("metrics.json", "predictions.npz")]
+    """The results of every run that a table shows, and what more is measured of it."""
+    plan = PLANS[wildcards.table]
+    runs = {spec.name: spec for cell in plan.cells for spec in cell.runs}
+    return [artefact(run, name) for run in runs for name in ("metrics.json", "predictions.npz")] + [
+        activity_of(run) for run in plan.analysed()
+    ]
+
+
+def activity_of(run):
+    """The analysis of a run's spikes."""
+    return f"results/{SCALE.name}/analyses/{run}/activity.json"
+
+
+def networks_of_figure(wildcards):
+    """The networks that one figure looks into, and their data."""
+    runs = FIGURES[wildcards.figure].runs()
+    files = [artefact(run, name) for run in runs for name in ("metrics.json", "weights.safetensors")]
+    return files + sorted({f"results/{SCALE.name}/data/{spec.dataset.name}.json" for spec in runs.values()})
+
+
+def figure_inputs(wildcards):
+    """What one figure is drawn from."""
+    plan = FIGURES[wildcards.figure]
+    analyses = {"gradcam": ("npz", "json"), "histogram": ("json",)}.get(plan.figure.kind, ())
+    files = [f"results/{SCALE.name}/analyses/{wildcards.figure}.{kind}" for kind in analyses]
+    files += [activity_of(run) for run in plan.runs() if plan.figure.kind == "firing-rates"]
+    return files + [artefact(run, name) for run in plan.runs() for name in ("metrics.json", "history.jsonl")]
+
+
+def figure_seeds(wildcards):
+    """The seeds of a figure, as an option; none where they are those of the scale."""
+    return f"--seeds {' '.join(map(str, SETTINGS.seeds))}" if SETTINGS.seeds else ""
+
+
+def notation_inputs(wildcards):
+    """The run that table 1 looks into, with its teacher and data."""
+    spec = NOTATION
+    files = [f"results/{SCALE.name}/data/{spec.dataset.name}.json"]
+    return files + [
+        artefact(run.name, name) for run in spec.lineage() for name in ("metrics.json", "weights.safetensors")
+    ]
+
+
+def figures_of(kind):
+    """A pattern of the names of all figures of one kind."""
+    return "|".join(name for name, plan in FIGURES.items() if plan.figure.kind == kind) or "none"
+
+
+def figure_files(figure):
+    """The files of one figure."""
+    return [f"figures/{SCALE.name}/{figure}.{kind}" for kind in ("png", "pdf", "csv")]
 
 
 def table_seeds(wildcards):
@@ -75,11 +139,16 @@ def table_seeds(wildcards):
 def table_files(table):
     """The files of one table and the results behind it: a result that was deleted is made again."""
     results = [artefact(run, "metrics.json") for run in PLANS[table].runs()]
-    return results + [f"results/{SCALE.name}/tables/{table}.{kind}" for kind in ("csv", "tex", "md")]
+    layers = [f"results/{SCALE.name}/tables/{table}-layers.csv"] if table in WITH_ENERGY else []
+    return results + [f"results/{SCALE.name}/tables/{table}.{kind}" for kind in ("csv", "tex", "md")] + layers
+
+
+WITH_ENERGY = [name for name, plan in PLANS.items() if any("energy" in cell.column.metric for cell in plan.cells)]
 
 
 wildcard_constraints:
     table="|".join(PLANS),
+    figure="|".join(FIGURES),
     dataset="|".join(DATASETS),
     published="|".join(PUBLISHED),
     timesteps=r"\d+",

@@ -12,9 +12,14 @@ from bkdsnn.models.outputs import Outputs
 from bkdsnn.spec import LD
 
 
+def softened(logits: Tensor, tau: float) -> Tensor:
+    """Return q = softmax(y / tau) of logits y, both (B, K); Eq. 7."""
+    return F.softmax(logits / tau, dim=1)
+
+
 def soft_cross_entropy(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
     """Return tau^2 CE(softmax(teacher / tau), softmax(student / tau)) of each sample, (B, K) to (B,); Eqs. 7-8."""
-    return tau**2 * F.cross_entropy(student / tau, F.softmax(teacher / tau, dim=1), reduction="none")
+    return tau**2 * F.cross_entropy(student / tau, softened(teacher, tau), reduction="none")
 
 
 def focal_weight(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:

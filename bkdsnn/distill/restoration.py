@@ -11,15 +11,22 @@ from torch import Tensor, nn
 Mask = Literal["channel", "pixel"]
 
 
-def blur_mask(shape: Sequence[int], ratio: float, kind: Mask, blur: torch.Generator) -> Tensor:
-    """Draw the matrix B of Eq. 2 for a feature (B, C, h, w): False where R ~ U(0, 1) is below `ratio`.
+def random_matrix(shape: Sequence[int], kind: Mask, blur: torch.Generator) -> Tensor:
+    """Draw the matrix R ~ U(0, 1) of Eq. 2 for a feature (B, C, h, w), on the CPU: every device sees the same one.
 
-    `channel` erases whole maps, (B, C, 1, 1); `pixel` erases places, (B, 1, h, w). `blur` is a CPU generator, so
-    that every device sees the same mask.
+    `channel` draws a number per map, (B, C, 1, 1); `pixel` one per place, (B, 1, h, w). `blur` is a CPU generator.
     """
     batch, channels, height, width = shape
     size = (batch, channels, 1, 1) if kind == "channel" else (batch, 1, height, width)
-    return torch.rand(size, generator=blur) >= ratio
+    return torch.rand(size, generator=blur)
+
+
+def blur_mask(shape: Sequence[int], ratio: float, kind: Mask, blur: torch.Generator) -> Tensor:
+    """Draw the matrix B of Eq. 2 for a feature (B, C, h, w): False where R (see `random_matrix`) is below `ratio`.
+
+    `channel` so erases whole maps, `pixel` places.
+    """
+    return random_matrix(shape, kind, blur) >= ratio
 
 
 class Restoration(nn.Sequential):

@@ -10,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from bkdsnn.declarations import Column, Row, Scale, Table
-from bkdsnn.errors import unknown
+from bkdsnn.errors import UserError, unknown
 from bkdsnn.paper import CONFIG, Cell, Expansion, Preset, command, load, load_table, table_names
 from bkdsnn.spec import RunSpec, Strict
 
@@ -38,6 +38,13 @@ class Panel(Strict):
     column: str
     curves: tuple[Curve, ...] = Field(min_length=1)
 
+    @model_validator(mode="after")
+    def _told_apart(self) -> Panel:
+        labels = [curve.label for curve in self.curves]
+        if len(set(labels)) != len(labels):
+            raise ValueError(f"panel '{self.title}': two curves share a label: {', '.join(labels)}")
+        return self
+
 
 class Figure(Strict):
     """A figure of the paper. `images` are those that Grad-CAM shows, by their number in the test set."""
@@ -50,6 +57,19 @@ class Figure(Strict):
     images: tuple[int, ...] = ()
     taps: Literal["all", "last"] = Field(default="last", description="features that Grad-CAM looks at")
     notes: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Figure:
+        titles = [panel.title for panel in self.panels]
+        if len(set(titles)) != len(titles):
+            raise ValueError(f"two panels share a title: {', '.join(titles)}")
+        if bool(self.images) != (self.kind == "gradcam"):
+            raise ValueError(
+                f"'images' and kind 'gradcam' belong together, found {list(self.images)} and '{self.kind}'"
+            )
+        if self.taps != "last" and self.kind != "gradcam":
+            raise ValueError(f"'taps' is for kind 'gradcam', found kind '{self.kind}'")
+        return self
 
 
 @dataclass(frozen=True)
@@ -105,6 +125,8 @@ def plan_figure(expansion: Expansion, figure: Figure, seeds: Iterable[int] | Non
     single networks has the first of them.
     """
     chosen = None if seeds is None else tuple(seeds)
+    if chosen == ():
+        raise UserError("'seeds' is empty; give at least one, such as seeds=[0]")
     cells = [[_cell(expansion, figure, panel, curve, chosen) for curve in panel.curves] for panel in figure.panels]
     panels = (
         PanelPlan(panel.title, tuple(CurvePlan(curve.label, cell.runs) for curve, cell in zip(panel.curves, row)))
@@ -117,9 +139,7 @@ def plan_figure(expansion: Expansion, figure: Figure, seeds: Iterable[int] | Non
         neurons=expansion.preset,
         seeds=max((tuple(run.seed for run in cell.runs) for cell in shown), key=len),
         command=command(figure.name, expansion.scale.name, expansion.preset, chosen),
-        data={
-            cell.runs[0].dataset.label or cell.runs[0].dataset.name: _stood_in_for(expansion, cell) for cell in shown
-        },
+        data=_data(expansion, shown),
         panels=tuple(panels),
     )
 
@@ -155,6 +175,15 @@ def _column(table: Table, key: str, where: str) -> Column:
     if key not in columns:
         raise unknown(f"column of '{table.name}'", key, columns, where)
     return columns[key]
+
+
+def _data(expansion: Expansion, cells: Iterable[Cell]) -> dict[str, str | None]:
+    """Name each data set in use, with all that it stands in for."""
+    found: dict[str, dict[str, None]] = {}
+    for cell in cells:
+        used, real = cell.runs[0].dataset, _stood_in_for(expansion, cell)
+        found.setdefault(used.label or used.name, {}).update({real: None} if real else {})
+    return {name: " and ".join(real) or None for name, real in found.items()}
 
 
 def _stood_in_for(expansion: Expansion, cell: Cell) -> str | None:

@@ -141,6 +141,8 @@ class AttentionBlock(nn.Module):
 class Attention(nn.Module):
     """Attention of spikes, scale q k^T v, whose linear maps are `_reparameterised`: (T*B, C, h, w) to the same."""
 
+    spiking = True
+
     def __init__(self, network: spec.MetaSpikeformer, width: int) -> None:
         super().__init__()
         self.heads, self.scale = network.heads, network.attention_scale
@@ -148,6 +150,10 @@ class Attention(nn.Module):
         self.q, self.k, self.v = (nn.Sequential(*_reparameterised(width), _neuron(network)) for _ in range(3))
         self.mixed = _neuron(network, v_threshold=network.attention_threshold)
         self.project = nn.Sequential(*_reparameterised(width))
+
+    def neurons(self) -> dict[str, tuple[nn.Module, int | None]]:
+        """Return the neurons of q, k, v and attention, each a layer of their own."""
+        return {"q": (self.q, None), "k": (self.k, None), "v": (self.v, None), "attention": (self.mixed, None)}
 
     def forward(self, x: Tensor) -> Tensor:
         """Return currents."""

@@ -119,7 +119,7 @@ class _Fire(torch.autograd.Function):
         charged, w = ctx.saved_tensors
         neuron = ctx.neuron
         tau = neuron.tau if w is None else float(1 / w.sigmoid())
-        slopes = _slope(charged - _threshold(neuron), neuron)
+        slopes = surrogate_derivative(charged - _threshold(neuron), neuron)
         grad = slopes.mul_(grad_spikes) if neuron.detach_reset else slopes * grad_spikes
         g, h, slope = (tensor.chunk(ctx.timesteps) for tensor in (grad, charged, slopes))
         for t in reversed(range(ctx.timesteps - 1)):
@@ -197,8 +197,8 @@ def _kept(h: Tensor, slope: Tensor, neuron: spec.Neuron) -> Tensor:
     return silent if neuron.detach_reset else silent.addcmul_(h, slope, value=-1)
 
 
-def _slope(u: Tensor, neuron: spec.Neuron) -> Tensor:
-    """The surrogate's derivative at u = H - v_threshold, in place; each has area 1."""
+def surrogate_derivative(u: Tensor, neuron: spec.Neuron) -> Tensor:
+    """Return the surrogate's derivative at u = H - v_threshold, of any shape, in place; each is even and has area 1."""
     a = neuron.alpha
     if neuron.surrogate == "atan":
         return torch.addcmul(u.new_tensor(2 / a), u, u, value=math.pi**2 * a / 2, out=u).reciprocal_()

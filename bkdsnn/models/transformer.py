@@ -86,13 +86,18 @@ class Attention(nn.Module):
 
     def __init__(self, network: spec.SpikingTransformer, qkv_bias: bool) -> None:
         super().__init__()
-        self.heads = network.heads
+        self.heads, self.spiking = network.heads, network.spiking
         self.qkv = projection(network.dim, 3 * network.dim, bias=qkv_bias)
         self.qkv_neuron = neuron(network)
         softmax = functional.scaled_dot_product_attention
         self.mix = partial(attend, scale=network.attention_scale) if network.spiking else softmax
         self.attention_neuron = neuron(network, v_threshold=network.attention_threshold)
         self.project = projection(network.dim, network.dim)
+
+    def neurons(self) -> dict[str, tuple[nn.Module, int | None]]:
+        """Return the neurons of q, k, v and attention, with the third of their channels where they share a layer."""
+        shared = {name: (self.qkv_neuron, index) for index, name in enumerate("qkv")}
+        return {**shared, "attention": (self.attention_neuron, None)}
 
     def forward(self, x: Tensor) -> Tensor:
         """Return currents (T*B, D, h, w)."""
@@ -107,10 +112,14 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 
     The product is associative: 2 N^2 d multiplications from the left, 2 N d^2 from the right; the cheaper is taken.
     """
-    tokens, width = q.shape[-2:]
-    if tokens < width:
+    if left_first(*q.shape[-2:]):
         return (q @ k.mT * scale) @ v
     return q @ (k.mT @ v * scale)
+
+
+def left_first(tokens: int, width: int) -> bool:
+    """Return whether `attend` multiplies q and k^T first, for N tokens of width d a head."""
+    return tokens < width
 
 
 class StillNorm(nn.BatchNorm2d):

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
+from bkdsnn.declarations import MetricName
+
 State = Literal["measured", "partial", "failed", "not run"]
 Origin = Literal["printed", "quoted", "inferred"]
 Setting = float | str | bool | None
@@ -12,11 +14,11 @@ Setting = float | str | bool | None
 
 @dataclass(frozen=True)
 class MeasuredCell:
-    """One cell. Accuracies and differences are in percent points; None stands for "there is no such number".
+    """One cell. Numbers are in the unit of its metric; None stands for "there is no such number".
 
-    `mean` and `std` (sample standard deviation, ddof = 1, None for one seed) are over the last-epoch accuracies of
-    `seeds`, the seeds that have a result; `runs` names all planned runs. `delta` is the mean of the paired per-seed
-    differences to the cell of `baseline`, the key of a row, in the same column, over the seeds that both have.
+    `mean` and `std` (sample standard deviation, ddof = 1, None for one seed) are over the networks after the last
+    epoch of `seeds`, the seeds that have a result; `runs` names all planned runs. `delta` is the mean of the paired
+    per-seed differences to the cell of `baseline`, the key of a row, in the same column, over the seeds that both have.
     """
 
     group: str
@@ -25,6 +27,7 @@ class MeasuredCell:
     label: str
     settings: tuple[Setting, ...]  # of the runs, in the order of the table's; None: the row has no such term
     column: str
+    metric: MetricName
     timesteps: int
     state: State
     mean: float | None
@@ -42,6 +45,8 @@ class MeasuredCell:
     parameters: int | None
     runs: tuple[str, ...]
     bold: bool = False
+    relative: bool = False  # differences: in per cent of the baseline
+    decimals: int = 2  # of `mean` and `std` in print
 
 
 @dataclass(frozen=True)
@@ -60,6 +65,7 @@ class ColumnModel:
     paper_parameters_m: float | None  # millions; None: not printed
     teacher: str | None
     teacher_parameters: int | None
+    printed: bool  # whether the paper has any value in it
 
     @property
     def name(self) -> str:
@@ -69,7 +75,7 @@ class ColumnModel:
 
 @dataclass(frozen=True)
 class TableModel:
-    """A table at a scale.
+    """A table at a scale; `bold` says whether it marks the best.
 
     `command` makes it. `comparable` says whether data, networks and recipes are the paper's own. `settings` are the
     options that each row shows, `<term>.<option>` by heading.
@@ -86,6 +92,7 @@ class TableModel:
     seeds: tuple[int, ...]
     groups: dict[str, str]
     settings: dict[str, str]
+    bold: bool
     columns: tuple[ColumnModel, ...]
     cells: tuple[MeasuredCell, ...]
     footnotes: tuple[str, ...]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bkdsnn import files
+from bkdsnn.analysis.energy import Constants
 from bkdsnn.paper import Plan
 from bkdsnn.tables import csv, latex, markdown
 from bkdsnn.tables.measurement import measure
@@ -12,13 +13,13 @@ from bkdsnn.tables.measurement import measure
 RENDERERS = {"csv": csv.render, "tex": latex.render, "md": markdown.render}
 
 
-def emit(plan: Plan, results: Path, folder: Path) -> dict[str, Path]:
+def emit(plan: Plan, results: Path, folder: Path, constants: Constants) -> dict[str, Path]:
     """Write `<folder>/<table>.csv`, `.tex` and `.md` from the runs in `results`; return the paths by suffix.
 
     Nothing is written if a result is unusable (`UserError`), and no file is ever seen half written; a file that
     cannot be written raises `UserError`.
     """
-    model = measure(plan, results)
+    model = measure(plan, results, constants)
     texts = {folder / f"{model.name}.{suffix}": render(model) for suffix, render in RENDERERS.items()}
     for path, text in texts.items():
         with files.replacing(path) as temporary:

@@ -1,22 +1,22 @@
 r"""LaTeX: a complete float with booktabs rules, ready to paste.
 
-Two printed columns, ours and the paper's, stand under each column of the table; differences to the baseline take a
-line of their own below the row, as in the paper. A table wider than the line is scaled down to it, one of many columns
-stands on its side.
+Two printed columns, ours and the paper's, stand under each column of the table in which the paper has numbers, one
+under the others; differences to the baseline take a line of their own below the row, as in the paper. A table wider
+than the line is scaled down to it, one of many columns stands on its side.
 """
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from bkdsnn.tables import wording
-from bkdsnn.tables.cells import MeasuredCell, TableModel
+from bkdsnn.tables.cells import ColumnModel, MeasuredCell, TableModel
 
 NEEDS = r"\usepackage{booktabs} \usepackage{graphicx}"
-# Columns of the paper that fit one column of a two-column page, and that fit the page; more of them lie on their side.
-NARROW, WIDE = 2, 4
+# Printed columns that fit one column of a two-column page, and that fit the page; more of them lie on their side.
+NARROW, WIDE = 4, 8
 SPECIAL = str.maketrans(
     {char: f"\\{char}" for char in "{}$&#%_"}
     | {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
@@ -61,13 +61,19 @@ def render(model: TableModel) -> str:
 
 
 def _environment(model: TableModel) -> str:
-    if len(model.columns) > WIDE:
+    printed = sum(map(_width, model.columns))
+    if printed > WIDE:
         return "sidewaystable*"
-    return "table*" if len(model.columns) > NARROW else "table"
+    return "table*" if printed > NARROW else "table"
+
+
+def _width(column: ColumnModel) -> int:
+    """How many printed columns a column takes."""
+    return 2 if column.printed else 1
 
 
 def _alignment(model: TableModel) -> str:
-    return "ll" + "c" * len(model.settings) + "cc" * len(model.columns) + "c"
+    return "ll" + "c" * (len(model.settings) + sum(map(_width, model.columns)) + 1)
 
 
 def _caption(model: TableModel) -> str:
@@ -94,8 +100,13 @@ def _header(model: TableModel) -> Iterator[str]:
     for level in range(max(len(column.heading) for column in model.columns)):
         yield from _level(model, level)
     paper = "paper" if model.comparable else rf"paper$^{{{wording.NOT_COMPARABLE}}}$"
-    sizes = [size for column in model.columns for size in (wording.our_size(column), wording.paper_size(column))]
-    yield _line(["", "Method", *map(escape, model.settings), *["ours", paper] * len(model.columns), "$T$"])
+    sizes = [
+        size
+        for column in model.columns
+        for size in (wording.our_size(column), wording.paper_size(column))[: _width(column)]
+    ]
+    owners = [owner for column in model.columns for owner in ("ours", paper)[: _width(column)]]
+    yield _line(["", "Method", *map(escape, model.settings), *owners, "$T$"])
     if any(sizes):
         yield _line([*_indent(model), *map(_small, sizes), ""])
 
@@ -109,8 +120,8 @@ def _level(model: TableModel, level: int) -> Iterator[str]:
     """One line of the grouped heading, and the rules under it: neighbours that share it share a span."""
     cells, rules = _indent(model), []
     first = len(cells) + 1
-    for path, columns in itertools.groupby(column.heading[: level + 1] for column in model.columns):
-        width = 2 * len(list(columns))
+    for path, columns in itertools.groupby(model.columns, key=lambda column: column.heading[: level + 1]):
+        width = sum(map(_width, columns))
         label = path[level] if len(path) > level else ""
         cells.append(rf"\multicolumn{{{width}}}{{c}}{{{escape(label)}}}")
         rules.append(rf"\cmidrule(lr){{{first}-{first + width - 1}}}")
@@ -122,18 +133,27 @@ def _level(model: TableModel, level: int) -> Iterator[str]:
 def _row(model: TableModel, group: str, row: Sequence[MeasuredCell]) -> Iterator[str]:
     """The line of a row, and a second one if any of its cells has a difference."""
     settings = map(escape, wording.settings(model, row[0]))
-    cells = [text for cell in row for text in (_ours(cell), escape(wording.paper_value(cell)))]
+    cells = _printed(model, row, _ours, lambda cell: escape(wording.paper_value(cell)))
     yield _line([group, escape(row[0].label), *settings, *cells, wording.times(row)])
-    differences = [text for cell in row for text in (wording.difference(cell), wording.paper_difference(cell))]
+    differences = _printed(model, row, wording.difference, wording.paper_difference)
     if any(differences):
         yield _line([*_indent(model), *map(_difference, differences), ""])
+
+
+Text = Callable[[MeasuredCell], str]
+
+
+def _printed(model: TableModel, row: Sequence[MeasuredCell], ours: Text, paper: Text) -> list[str]:
+    """The texts of a row: ours, and the paper's where it has the column."""
+    pairs = zip(row, model.columns)
+    return [text for cell, column in pairs for text in (ours(cell), paper(cell))[: _width(column)]]
 
 
 def _ours(cell: MeasuredCell) -> str:
     if cell.mean is None:
         return rf"\textit{{{cell.state}}}"
-    mean = wording.fixed(cell.mean)
-    std = "" if cell.std is None else _small(rf"$\pm$ {wording.fixed(cell.std)}")
+    mean = wording.ours(cell)
+    std = _small(escape(wording.deviation(cell)))
     return " ".join(filter(None, [rf"\textbf{{{mean}}}" if cell.bold else mean, std, _small(wording.progress(cell))]))
 
 

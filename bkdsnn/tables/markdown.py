@@ -37,7 +37,7 @@ def _heading(model: TableModel, column: ColumnModel) -> list[str]:
     mark = "" if model.comparable else "not comparable"
     ours = ", ".join(filter(None, ["ours", wording.our_size(column)]))
     paper = ", ".join(filter(None, ["paper", wording.paper_size(column), mark]))
-    return [escape(f"{column.name} ({ours})"), escape(f"({paper})")]
+    return [escape(f"{column.name} ({ours})"), *([escape(f"({paper})")] if column.printed else [])]
 
 
 def _rows(model: TableModel) -> list[list[str]]:
@@ -45,17 +45,20 @@ def _rows(model: TableModel) -> list[list[str]]:
     for row in model.rows():
         group = "" if row[0].group == previous else model.groups[row[0].group]
         previous = row[0].group
-        cells = (text for cell in row for text in (_ours(cell), _paper(cell)))
+        cells = (text for cell, column in zip(row, model.columns) for text in _cell(cell, column))
         settings = map(escape, wording.settings(model, row[0]))
         lines.append([escape(group), escape(row[0].label), *settings, *cells, wording.times(row)])
     return lines
 
 
+def _cell(cell: MeasuredCell, column: ColumnModel) -> list[str]:
+    return [_ours(cell), *([_paper(cell)] if column.printed else [])]
+
+
 def _ours(cell: MeasuredCell) -> str:
     if cell.mean is None:
         return cell.state
-    mean = wording.fixed(cell.mean)
-    std = "" if cell.std is None else f"± {wording.fixed(cell.std)}"
+    mean, std = wording.ours(cell), wording.deviation(cell)
     difference = wording.difference(cell)
     parts = [f"**{mean}**" if cell.bold else mean, std, wording.progress(cell)]
     return " ".join(filter(None, [*parts, f"({difference})" if difference else ""]))

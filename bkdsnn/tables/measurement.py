@@ -6,29 +6,36 @@ import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bkdsnn.declarations import Column, Row, Scale
+from bkdsnn.analysis.energy import Constants
+from bkdsnn.declarations import Column, MetricName, Row, Scale
 from bkdsnn.errors import UserError
 from bkdsnn.paper import Cell, Plan, command
-from bkdsnn.spec import Network, RunSpec
+from bkdsnn.spec import Network, Pretrained, RunSpec
 from bkdsnn.tables.cells import ColumnModel, MeasuredCell, Setting, State, TableModel
+from bkdsnn.tables.metrics import decimals, measured
 from bkdsnn.tables.runs import AGAIN, Finished, failed, finished
 from bkdsnn.tables.statistics import mcnemar, mean, sample_std
 from bkdsnn.tables.wording import fixed
 
 Pair = tuple[Finished, Finished]
+Valued = tuple[Finished, float]
 
 
-def measure(plan: Plan, results: Path) -> TableModel:
+def measure(plan: Plan, results: Path, constants: Constants = Constants()) -> TableModel:  # noqa: B008 (immutable)
     """Return the table with everything that `results` (the folder `results/<scale>`) holds for it.
+
+    `constants` are the energies of operations.
 
     A file of another run, an unreadable one, one column measured on two data sets, or a row whose columns disagree on
     a setting that the table shows, raises `UserError`.
     """
     table, scale = plan.table, plan.scale
     done = {name: result for name, run in plan.runs().items() if (result := finished(run, results))}
+    teachers = {run.teacher.name for cell in plan.cells for run in cell.runs if run.teacher}
     seeds = max((tuple(run.seed for run in cell.runs) for cell in plan.cells), key=len)
     columns = [_column(plan, column, done) for column in table.columns]
-    cells = [_cell(plan, cell, done, results) for cell in plan.cells]
+    values = _Values(done, constants)
+    cells = [_cell(plan, cell, values, teachers, results) for cell in plan.cells]
     return TableModel(
         name=table.name,
         number=table.number,
@@ -41,8 +48,9 @@ def measure(plan: Plan, results: Path) -> TableModel:
         seeds=seeds,
         groups=table.groups,
         settings=table.settings,
+        bold=table.bold,
         columns=tuple(columns),
-        cells=_with_best_in_bold(cells),
+        cells=_with_decimals(_with_best_in_bold(cells) if table.bold else cells),
         footnotes=table.footnotes,
     )
 
@@ -60,7 +68,8 @@ def _column(plan: Plan, column: Column, done: dict[str, Finished]) -> ColumnMode
     cells = [cell for cell in plan.cells if cell.column.key == column.key]
     results = [done[run.name] for cell in cells for run in cell.runs if run.name in done]
     _expect_same_data(column, results)
-    teachers = _other_teachers(cells)
+    one = len({cell.column.network for cell in cells}) == 1  # else sizes and teachers are the rows' matter
+    teachers = _other_teachers(cells) if one else []
     data = cells[0].runs[0].dataset
     return ColumnModel(
         key=column.key,
@@ -68,10 +77,11 @@ def _column(plan: Plan, column: Column, done: dict[str, Finished]) -> ColumnMode
         architecture=column.network,
         dataset=results[0].metrics.dataset.label if results else data.label or data.name,
         stands_in_for=plan.datasets[column.dataset] if data.name != column.dataset else None,
-        parameters=_parameters(_students(cells), done),
+        parameters=_parameters(_students(cells) if one else [], done),
         paper_parameters_m=column.parameters_m,
         teacher=teachers[0].network.name if teachers else None,
         teacher_parameters=_parameters(teachers, done),
+        printed=any(cell.paper is not None for cell in cells),
     )
 
 
@@ -128,11 +138,32 @@ def _option(run: RunSpec, place: str) -> Setting:
     return next((getattr(term, option) for term in run.distill if term.method == method), None)
 
 
-def _cell(plan: Plan, cell: Cell, done: dict[str, Finished], results: Path) -> MeasuredCell:
-    own = [done[run.name] for run in cell.runs if run.name in done]
-    last = [result.metrics.top1.last for result in own]
+class _Values:
+    """What a column measures of each run that has it; every run is measured once."""
+
+    def __init__(self, done: dict[str, Finished], constants: Constants) -> None:
+        self.done, self.constants = done, constants
+        self._known: dict[tuple[str, str], float | None] = {}
+
+    def of(self, cell: Cell) -> list[tuple[Finished, float]]:
+        """The runs of a cell that have a value, with it."""
+        finished = (self.done[run.name] for run in cell.runs if run.name in self.done)
+        return [(run, value) for run in finished if (value := self._value(cell.column.metric, run)) is not None]
+
+    def _value(self, metric: MetricName, run: Finished) -> float | None:
+        key = metric, run.spec.name
+        if key not in self._known:
+            self._known[key] = measured(metric, run, self.constants)
+        return self._known[key]
+
+
+def _cell(plan: Plan, cell: Cell, values: _Values, teachers: set[str], results: Path) -> MeasuredCell:
+    found = values.of(cell)
+    own, last = [run for run, _ in found], [value for _, value in found]
     baseline = plan.cell(cell.baseline, cell.column.key) if cell.baseline else None
-    pairs = _pairs(cell, baseline, done) if baseline else []
+    pairs = _pairs(found, values.of(baseline)) if baseline else []
+    relative = cell.column.difference == "relative"
+    accuracies = cell.column.metric == "top1"
     return MeasuredCell(
         group=cell.row.group,
         row=cell.row.key,
@@ -140,28 +171,29 @@ def _cell(plan: Plan, cell: Cell, done: dict[str, Finished], results: Path) -> M
         label=plan.labels[cell.row.key],
         settings=_settings(plan, cell.row),
         column=cell.column.key,
+        metric=cell.column.metric,
         timesteps=cell.runs[0].network.timesteps,
         state=_state(cell.runs, own, results),
         mean=mean(last),
         std=sample_std(last),
         seeds=tuple(result.spec.seed for result in own),
         planned=len(cell.runs),
-        best_epoch_mean=mean([result.metrics.top1.best for result in own]),
+        best_epoch_mean=mean([result.metrics.top1.best for result in own]) if accuracies else None,
         baseline=cell.baseline,
-        delta=mean([ours.metrics.top1.last - theirs.metrics.top1.last for ours, theirs in pairs]),
-        mcnemar_p=_significance(pairs),
+        delta=mean([_difference(ours[1], theirs[1], relative) for ours, theirs in pairs]),
+        mcnemar_p=_significance((ours[0], theirs[0]) for ours, theirs in pairs) if accuracies else None,
         paper=cell.paper,
-        paper_delta=_paper_delta(cell, baseline),
+        paper_delta=_paper_delta(cell, baseline, relative),
         origin=None if cell.paper is None else cell.row.origin,
-        competes=cell.runs[0].network.spiking and cell.runs[0] not in _teachers(plan),
+        competes=cell.runs[0].network.spiking and cell.runs[0].name not in teachers,
         parameters=own[0].metrics.parameters if own else None,
         runs=tuple(run.name for run in cell.runs),
+        relative=relative,
     )
 
 
-def _teachers(plan: Plan) -> list[RunSpec]:
-    """The runs that others of the table imitate."""
-    return [run.teacher for cell in plan.cells for run in cell.runs if run.teacher]
+def _difference(ours: float, theirs: float, relative: bool) -> float:
+    return 100 * (ours / theirs - 1) if relative else ours - theirs
 
 
 def _state(runs: Sequence[RunSpec], own: Sequence[Finished], results: Path) -> State:
@@ -170,10 +202,12 @@ def _state(runs: Sequence[RunSpec], own: Sequence[Finished], results: Path) -> S
     return "failed" if any(failed(run, results) for run in runs) else "not run"
 
 
-def _pairs(cell: Cell, baseline: Cell, done: dict[str, Finished]) -> list[Pair]:
-    """Results of both cells at the seeds that both have."""
-    theirs = {run.seed: done[run.name] for run in baseline.runs if run.name in done}
-    return [(done[run.name], theirs[run.seed]) for run in cell.runs if run.name in done and run.seed in theirs]
+def _pairs(ours: Sequence[Valued], baseline: Sequence[Valued]) -> list[tuple[Valued, Valued]]:
+    """Results of both cells at the seeds that both have; published weights have none, and go with every seed."""
+    theirs = {run.spec.seed: (run, value) for run, value in baseline}
+    if any(isinstance(run.spec.source, Pretrained) and run.spec.recipe is None for run, _ in baseline):
+        return [(one, baseline[0]) for one in ours]
+    return [((run, value), theirs[run.spec.seed]) for run, value in ours if run.spec.seed in theirs]
 
 
 def _significance(pairs: Iterable[Pair]) -> float | None:
@@ -188,10 +222,20 @@ def _significance(pairs: Iterable[Pair]) -> float | None:
     return mcnemar(only_ours, only_theirs) if kept else None
 
 
-def _paper_delta(cell: Cell, baseline: Cell | None) -> float | None:
+def _paper_delta(cell: Cell, baseline: Cell | None, relative: bool) -> float | None:
     if baseline is None or cell.paper is None or baseline.paper is None:
         return None
-    return round(cell.paper - baseline.paper, 2)  # of values with two decimals: drops only binary noise
+    # of values with two decimals: drops only binary noise
+    return round(_difference(cell.paper, baseline.paper, relative), 2)
+
+
+def _with_decimals(cells: Iterable[MeasuredCell]) -> tuple[MeasuredCell, ...]:
+    """Give all cells of a column as many decimals as its smallest number needs."""
+    cells = list(cells)
+    means: dict[str, list[float | None]] = {}
+    for cell in cells:
+        means.setdefault(cell.column, []).append(cell.mean)
+    return tuple(dataclasses.replace(cell, decimals=decimals(cell.metric, means[cell.column])) for cell in cells)
 
 
 def _with_best_in_bold(cells: Iterable[MeasuredCell]) -> tuple[MeasuredCell, ...]:
@@ -199,7 +243,7 @@ def _with_best_in_bold(cells: Iterable[MeasuredCell]) -> tuple[MeasuredCell, ...
     cells = list(cells)
     best: dict[str, float] = {}
     for cell in cells:
-        if cell.competes and cell.mean is not None:
+        if cell.competes and cell.mean is not None and cell.metric == "top1":
             best[cell.column] = max(cell.mean, best.get(cell.column, cell.mean))
     return tuple(dataclasses.replace(cell, bold=_is_best(cell, best.get(cell.column))) for cell in cells)
 
@@ -207,4 +251,4 @@ def _with_best_in_bold(cells: Iterable[MeasuredCell]) -> tuple[MeasuredCell, ...
 def _is_best(cell: MeasuredCell, best: float | None) -> bool:
     if cell.mean is None or best is None:
         return False
-    return cell.competes and fixed(cell.mean) == fixed(best)
+    return cell.competes and cell.metric == "top1" and fixed(cell.mean) == fixed(best)

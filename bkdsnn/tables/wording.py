@@ -16,9 +16,19 @@ ORIGINS = {
 NOT_COMPARABLE = "*"
 
 
-def fixed(value: float) -> str:
-    """Two decimals, zeros kept: `94.60`."""
-    return f"{value:.2f}"
+def fixed(value: float, decimals: int = 2) -> str:
+    """A fixed number of decimals, zeros kept: `94.60`."""
+    return f"{value:.{decimals}f}"
+
+
+def ours(cell: MeasuredCell) -> str:
+    """Our mean; the cell must have one."""
+    return fixed(cell.mean or 0.0, cell.decimals)
+
+
+def deviation(cell: MeasuredCell) -> str:
+    """The standard deviation, `± 0.20`; empty if there is none."""
+    return "" if cell.std is None else f"± {fixed(cell.std, cell.decimals)}"
 
 
 def signed(value: float) -> str:
@@ -76,12 +86,17 @@ def difference(cell: MeasuredCell) -> str:
     """The paired difference to the baseline with its p-value, `+0.20, p = 0.031`; empty if there is none."""
     if cell.delta is None:
         return ""
-    return ", ".join([signed(cell.delta)] + ([] if cell.mcnemar_p is None else [probability(cell.mcnemar_p)]))
+    p = [] if cell.mcnemar_p is None else [probability(cell.mcnemar_p)]
+    return ", ".join([_delta(cell, cell.delta), *p])
 
 
 def paper_difference(cell: MeasuredCell) -> str:
     """The difference of the paper's own values, `+0.20`; empty if there is none."""
-    return "" if cell.paper_delta is None else signed(cell.paper_delta)
+    return "" if cell.paper_delta is None else _delta(cell, cell.paper_delta)
+
+
+def _delta(cell: MeasuredCell, value: float) -> str:
+    return signed(value) + ("%" if cell.relative else "")
 
 
 def title(model: TableModel) -> str:
@@ -101,10 +116,11 @@ def data(model: TableModel) -> str:
 def statistics(model: TableModel) -> str:
     """What our values are, and over which seeds."""
     seeds = ", ".join(map(str, model.seeds))
+    what = "accuracy" if all(cell.metric == "top1" for cell in model.cells) else "the networks"
     if len(model.seeds) == 1:
-        return f"Ours: accuracy after the last epoch, one seed ({seeds})."
+        return f"Ours: {what} after the last epoch, one seed ({seeds})."
     over = f"{len(model.seeds)} seeds ({seeds})"
-    return f"Ours: accuracy after the last epoch, mean ± sample standard deviation over {over}."
+    return f"Ours: {what} after the last epoch, mean ± sample standard deviation over {over}."
 
 
 def differences(model: TableModel) -> str:
@@ -117,10 +133,10 @@ def differences(model: TableModel) -> str:
     if not compared:
         return ""
     parts = "; ".join(f"{', '.join(rows)} minus {baselines}" for baselines, rows in compared.items())
-    return (
-        f"In parentheses: {parts}. Mean over the seeds that both have, "
-        "with p of an exact McNemar test on their test samples."
-    )
+    tested = any(cell.metric == "top1" and cell.baseline for cell in model.cells)
+    test = ", with p of an exact McNemar test on their test samples" if tested else ""
+    relative = " Those in % are relative." if any(cell.relative for cell in model.cells) else ""
+    return f"In parentheses: {parts}. Mean over the seeds that both have{test}.{relative}"
 
 
 def teachers(model: TableModel) -> list[str]:
@@ -137,7 +153,8 @@ def notes(model: TableModel) -> list[str]:
     states = {cell.state for cell in model.cells}
     origins = {cell.origin for cell in model.cells}
     remarks = {
-        "Bold: best SNN of the column. T: time-steps. P: parameters.": True,
+        "Bold: best SNN of the column. T: time-steps. P: parameters.": model.bold,
+        "T: time-steps.": not model.bold,
         f"{NOT_COMPARABLE}Not comparable with ours: data, networks or schedules differ from the paper's at this "
         "scale.": not model.comparable,
         **{MARKS[origin] + meaning: origin in origins for origin, meaning in ORIGINS.items()},

@@ -98,7 +98,12 @@ ARGUMENTS = {
     "data": {"dataset", "--scale", "--results", "--root", "--log"},
     "frames": {"dataset", "--timesteps", "--scale", "--results", "--log"},
     "weights": {"name", "--root", "--resources", "--log"},
-    "table": {"table", "--scale", "--results", "--neurons", "--seeds", "--log"},
+    "activity": {"run", "--scale", "--results", "--device", "--threads", "--log"},
+    "table": {"table", "--scale", "--results", "--neurons", "--seeds", "--log", "--mac-pj", "--ac-pj"},
+    "layers": {"table", "--scale", "--results", "--neurons", "--seeds", "--log", "--mac-pj", "--ac-pj"},
+    "gradcam": {"figure", "--scale", "--results", "--neurons", "--seeds", "--device", "--threads", "--log"},
+    "features": {"figure", "--scale", "--results", "--neurons", "--seeds", "--device", "--threads", "--log"},
+    "figure": {"figure", "--scale", "--results", "--neurons", "--seeds", "--figures", "--log"},
     "plan": {"table", "--scale", "--results", "--neurons", "--seeds", "--log"},
     "convert": {"source", "target"},
 }

@@ -13,14 +13,15 @@ from bkdsnn.spec import Pretrained
 
 # Distinct runs with ancestors, per seed: cells that are runs of their own, and source ANNs of conversions. By hand:
 # 2a 36 cells, 4 sources; 2c 27 and 3; 2b 42 of students, 2 teachers of three columns each; 2d 21 and 1; 3a 15 and 1;
-# 4a 36 and 4 teachers; 4b 24 and 4; 4c 12 and 2; 4d 32 and 4; A1 and A2 24 and 2; A3 16 and 4.
+# 4a 36 and 4 teachers; 4b 24 and 4; 4c 12 and 2; 4d 32 and 4; A1 and A2 24 and 2; A3 16 and 4. 5a is 4a; 5b has 8 rows
+# and the ViT-B, and of these only its transformer ANN is in no other table.
 A_SEED = {"2a": 40, "2b": 44, "2c": 30, "2d": 22, "3a": 16, "3b": 18, "4a": 40, "4b": 28, "4c": 14}
-A_SEED |= {"4d": 36, "A1": 26, "A2": 26, "A3": 20, "A4": 20}
-TWO_SEEDS = ("2a", "2c")  # at demo scale; the others have one
-# All together, per seed: the sum is 380; 85 of these are runs that an earlier table has already.
-DISTINCT = 295
+A_SEED |= {"4d": 36, "5a": 40, "5b": 9, "A1": 26, "A2": 26, "A3": 20, "A4": 20}
+TWO_SEEDS = ("2c",)  # at demo scale; the others have one
+# All together, per seed: the sum is 429; 133 of these are runs that an earlier table has already.
+DISTINCT = 296
 # Published teachers do not depend on the seed: with three seeds, each saves two evaluations.
-PUBLISHED = {"2c": 3, "2d": 1, "3a": 1, "4b": 4, "4c": 2}
+PUBLISHED = {"2c": 3, "2d": 1, "3a": 1, "4b": 4, "4c": 2, "5b": 2}
 
 
 def expected(table, scale):
@@ -36,12 +37,12 @@ def test_number_of_runs(table, scale):
     assert len(paper.plan(f"table{table}", scale).runs()) == expected(table, scale)
 
 
-def test_every_table_of_accuracies_is_there():
+def test_every_table_of_cells_is_there():
     assert paper.table_names() == [f"table{number}" for number in A_SEED]
 
 
-# Demo: a second seed of 2a and 2c (40 and 30 runs). Paper: four published teachers.
-ALL = {"smoke": DISTINCT, "demo": DISTINCT + 70, "lite": 3 * DISTINCT, "paper": 3 * DISTINCT - 2 * 4}
+# Demo: a second seed of 2c (30 runs). Paper: four published teachers.
+ALL = {"smoke": DISTINCT, "demo": DISTINCT + 30, "lite": 3 * DISTINCT, "paper": 3 * DISTINCT - 2 * 4}
 
 
 @pytest.mark.parametrize("scale", ALL)
@@ -60,7 +61,7 @@ def test_tables_share_their_common_runs():
     # plain competitors and BKDSNN. 4d: 4 teachers, 12 of 4a. A1: 2 teachers, alone and +L_MD. A2: 2 teachers, 6 of 4a.
     # A3: 4 teachers, alone and +L_MD, and R-19 with tau = 2 or lambda = 0.15.
     expected = {"2a": 0, "2b": 0, "2c": 0, "2d": 0, "3a": 1, "3b": 0, "4a": 6, "4b": 16, "4c": 8, "4d": 16}
-    assert shared == {**expected, "A1": 14, "A2": 8, "A3": 16, "A4": 0}
+    assert shared == {**expected, "5a": 40, "5b": 8, "A1": 14, "A2": 8, "A3": 16, "A4": 0}
     assert sum(A_SEED.values()) - sum(shared.values()) == DISTINCT == len(seen)
 
 
@@ -96,7 +97,8 @@ def test_distilled_students_are_evaluated_at_the_seeds_of_their_baselines(table,
     for cell in plan.cells:
         if cell.baseline:
             other = plan.cell(cell.baseline, cell.column.key)
-            assert [run.seed for run in cell.runs] == [run.seed for run in other.runs]
+            if other.runs[0].kind != "evaluation" or other.runs[0].network.spiking:  # published weights have no seed
+                assert [run.seed for run in cell.runs] == [run.seed for run in other.runs]
             assert {run.dataset for run in cell.runs} == {run.dataset for run in other.runs}
 
 

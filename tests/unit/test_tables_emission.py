@@ -9,6 +9,7 @@ import sys
 import pytest
 from tables_example import example_plan, example_results
 
+from bkdsnn.analysis.energy import Constants
 from bkdsnn.errors import UserError
 from bkdsnn.tables import csv, emit, latex, markdown, measure, summary
 
@@ -21,7 +22,7 @@ def plan():
 def test_three_files_are_written_and_nothing_else(plan, tmp_path):
     example_results(plan, tmp_path)
     folder = tmp_path / "tables"
-    paths = emit(plan, tmp_path, folder)
+    paths = emit(plan, tmp_path, folder, Constants())
     assert paths == {suffix: folder / f"table9z.{suffix}" for suffix in ("csv", "tex", "md")}
     assert sorted(folder.iterdir()) == sorted(paths.values())
     model = measure(plan, tmp_path)
@@ -30,11 +31,11 @@ def test_three_files_are_written_and_nothing_else(plan, tmp_path):
 
 
 def test_a_table_is_replaced_by_a_new_file_not_rewritten(plan, tmp_path):
-    paths = emit(plan, tmp_path, tmp_path / "tables")
+    paths = emit(plan, tmp_path, tmp_path / "tables", Constants())
     with paths["md"].open() as reader:
         before = reader.read()
         example_results(plan, tmp_path)
-        emit(plan, tmp_path, tmp_path / "tables")
+        emit(plan, tmp_path, tmp_path / "tables", Constants())
         reader.seek(0)
         assert reader.read() == before  # whoever reads the old table still sees all of it
     assert paths["md"].read_text() != before
@@ -42,19 +43,19 @@ def test_a_table_is_replaced_by_a_new_file_not_rewritten(plan, tmp_path):
 
 def test_unusable_results_leave_the_old_table_alone(plan, tmp_path):
     example_results(plan, tmp_path)
-    paths = emit(plan, tmp_path, tmp_path / "tables")
+    paths = emit(plan, tmp_path, tmp_path / "tables", Constants())
     before = {suffix: path.read_bytes() for suffix, path in paths.items()}
     metrics = tmp_path / "runs" / plan.cell("ann", "resnet19-cifar10").runs[0].name / "metrics.json"
     metrics.write_text(json.dumps({**json.loads(metrics.read_text()), "spec": "0" * 64}))
     with pytest.raises(UserError, match="metrics"):
-        emit(plan, tmp_path, tmp_path / "tables")
+        emit(plan, tmp_path, tmp_path / "tables", Constants())
     assert {suffix: path.read_bytes() for suffix, path in paths.items()} == before
 
 
 def test_a_folder_that_cannot_be_made_is_named(plan, tmp_path):
     (tmp_path / "tables").write_text("a file")
     with pytest.raises(UserError, match=r"cannot write .*tables/table9z\.csv"):
-        emit(plan, tmp_path, tmp_path / "tables")
+        emit(plan, tmp_path, tmp_path / "tables", Constants())
 
 
 def test_summary_counts_the_states_and_shows_the_table(plan, tmp_path):

@@ -3,6 +3,7 @@
 import csv
 import fcntl
 import json
+import math
 import os
 import re
 import shutil
@@ -15,6 +16,7 @@ import yaml
 from calls import jobs, repository, results, snakemake
 
 from bkdsnn import paper
+from bkdsnn.figures.plan import figure_names
 
 pytestmark = pytest.mark.workflow
 
@@ -22,12 +24,17 @@ pytestmark = pytest.mark.workflow
 # teachers of the paper scale (four on ImageNet) are evaluated once; the two ViT-S are published weights, fine-tuned.
 KINDS = {"2a": (4, 32, 4), "2b": (2, 42, 0), "2c": (3, 24, 3), "2d": (1, 21, 0), "3a": (1, 15, 0), "4a": (4, 36, 0)}
 KINDS |= {"3b": (2, 16, 0), "A4": (4, 16, 0)}
+KINDS |= {"5a": (4, 36, 0), "5b": (3, 6, 0)}
 KINDS |= {"4b": (4, 24, 0), "4c": (2, 12, 0), "4d": (4, 32, 0), "A1": (2, 24, 0), "A2": (2, 24, 0), "A3": (4, 16, 0)}
-DATASETS = dict.fromkeys(KINDS, 2) | dict.fromkeys(("2c", "2d", "3a", "3b", "4b", "4c"), 1) | {"A4": 4}
+DATASETS = dict.fromkeys(KINDS, 2) | dict.fromkeys(("2c", "2d", "3a", "3b", "4b", "4c", "5b"), 1) | {"A4": 4}
 FRAMES = dict.fromkeys(KINDS, 0) | {"3b": 3, "A4": 8}  # numbers of time-steps in use, per data set
+# Analyses. Table 5a: its 36 students; 5b: its 8 rows; A2: 4 blur ratios on 2 data sets (3 of them are in 5a) and 3
+# widths; A3: 4 losses. In all: 36 + 8, A2's two at ratio 0 and two widths below 768, A3's two that 5b has not.
+ACTIVITY = {"5a": 36, "5b": 8}
 JOBS = {  # dataset, published_weights, teacher, student, evaluation, table, frames
     **{(f"table{number}", "smoke"): (DATASETS[number], 0, *of, 1, FRAMES[number]) for number, of in KINDS.items()},
-    ("table2a", "demo"): (2, 0, 8, 64, 8, 1, 0),
+    ("table2a", "demo"): (2, 0, 4, 32, 4, 1, 0),
+    ("table2c", "demo"): (1, 0, 6, 48, 6, 1, 0),
     ("table2b", "demo"): (2, 0, 2, 42, 0, 1, 0),
     ("table4d", "demo"): (2, 0, 4, 32, 0, 1, 0),
     ("table2c", "lite"): (1, 0, 9, 72, 9, 1, 0),
@@ -41,12 +48,14 @@ JOBS = {  # dataset, published_weights, teacher, student, evaluation, table, fra
     ("tableA4", "paper"): (4, 0, 12, 48, 0, 1, 8),
     ("table4a", "paper"): (2, 1, 12, 108, 0, 1, 0),
     ("table4b", "paper"): (1, 4, 0, 72, 4, 1, 0),
-    ("all", "smoke"): (8, 0, 16, 272, 7, 14, 11),
-    ("all", "demo"): (8, 0, 23, 328, 14, 14, 11),
-    ("all", "lite"): (8, 1, 48, 816, 21, 14, 11),
-    ("all", "paper"): (8, 5, 36, 816, 25, 14, 11),
+    ("all", "smoke"): (8, 0, 17, 272, 7, 16, 11),
+    ("all", "demo"): (8, 0, 20, 296, 10, 16, 11),
+    ("all", "lite"): (8, 1, 51, 816, 21, 16, 11),
+    ("all", "paper"): (8, 5, 39, 816, 25, 16, 11),
 }
 RULES = ("dataset", "published_weights", "teacher", "student", "evaluation", "table", "frames")
+ALL_ACTIVITY = {"smoke": 50, "demo": 50, "lite": 150, "paper": 148}  # 3 seeds; at paper scale two teachers have one
+FIGURES = {"activity": 0, "gradcam": 2, "features": 1, "figure": 8, "layers": 1, "notation": 1}
 SMOKE = ("--config", "scale=smoke")
 PARTS = ("history.jsonl", "metrics.json", "predictions.npz", "provenance.json", "spec.json", "weights.safetensors")
 
@@ -91,15 +100,18 @@ def clone(tmp_path):
 def test_a_dry_run_counts_the_jobs_of_each_rule(target, scale, tmp_path):
     ended = snakemake(tmp_path, "--dry-run", target, "--config", f"scale={scale}")
     assert ended.returncode == 0, ended.stdout
-    expected = {rule: count for rule, count in zip(RULES, JOBS[target, scale]) if count}
+    analyses = {"activity": ACTIVITY.get(target.removeprefix("table"), 0), "layers": int(target == "table5b")}
+    analyses = {**FIGURES, "activity": ALL_ACTIVITY[scale]} if target == "all" else analyses
+    counts = dict(zip(RULES, JOBS[target, scale])) | analyses
+    expected = {rule: count for rule, count in counts.items() if count}
     assert jobs(ended.stdout) == {**expected, target: 1}
     assert not (tmp_path / "results").exists()
 
 
-def test_the_targets_are_the_tables_and_all(tmp_path):
+def test_the_targets_are_the_tables_the_figures_and_all(tmp_path):
     ended = snakemake(tmp_path, "--list-target-rules")
     assert ended.returncode == 0, ended.stdout
-    assert {*paper.table_names(), "all"} <= set(ended.stdout.splitlines())
+    assert {*paper.table_names(), *figure_names(), "table1", "all"} <= set(ended.stdout.splitlines())
 
 
 def test_the_linter_finds_nothing(tmp_path):
@@ -117,7 +129,7 @@ def test_every_cell_is_measured(finished, table):
     assert [(cell["row"], cell["column"]) for cell in cells] == [(c.row.key, c.column.key) for c in plan.cells]
     for cell in cells:
         assert (cell["state"], cell["n"], cell["planned"], cell["seeds"]) == ("measured", "1", "1", "0")
-        assert 0 <= float(cell["mean"]) <= 100
+        assert math.isfinite(float(cell["mean"])) and (cell["metric"] != "top1" or 0 <= float(cell["mean"]) <= 100)
     for suffix in ("md", "tex"):
         assert plan.scale.note.strip() in (tables / f"{table}.{suffix}").read_text()
 
@@ -139,12 +151,12 @@ def test_every_run_leaves_its_artefacts_and_no_checkpoints(finished):
 def test_progress_is_told(finished):
     output = finished.output  # several processes write to it: a line may begin behind one that is not ended yet
     for name, spec in paper.all_runs("smoke").items():
-        said = re.findall(rf"{name}: (.*)", output)
+        said = [text for text in re.findall(rf"{name}: (.*)", output) if not text.startswith("analysed")]
         assert re.fullmatch(r"on .*, 1 threads", said[0])
         epochs = spec.recipe.total_epochs if spec.recipe else 0
         last = rf"epoch {epochs}/{epochs}, .*top-1 \d+\.\d\d %, done" if epochs else r"top-1 \d+\.\d\d %"
         assert re.fullmatch(last, said[-1])
-    steps = sum(JOBS["all", "smoke"]) + 1
+    steps = sum(JOBS["all", "smoke"]) + sum(FIGURES.values()) + ALL_ACTIVITY["smoke"] + 1
     counted = re.findall(rf"(?<!\d)(\d+) of {steps} steps \([\d.]+%\) done", output)
     assert counted == [str(step) for step in range(1, steps + 1)]
     assert "table2a at scale smoke: 36 cells, 36 measured" in output
@@ -183,7 +195,8 @@ def test_a_result_that_was_deleted_is_made_again_and_nothing_else(copy):
 def test_another_seed_adds_only_its_own_runs(copy):
     ended = snakemake(copy, "--dry-run", "all", *SMOKE, "seeds=[0,1]")
     assert ended.returncode == 0, ended.stdout
-    assert jobs(ended.stdout) == {"teacher": 16, "student": 272, "evaluation": 7, "table": 14, "all": 1}
+    expected = {"teacher": 17, "student": 272, "evaluation": 7, "table": 16, "activity": 50, "figure": 5, "all": 1}
+    assert jobs(ended.stdout) == {**expected, "layers": 1}
 
 
 def test_edited_sources_make_nothing_stale(copy, clone):
@@ -211,3 +224,20 @@ def test_a_method_of_ones_own_is_one_more_row(copy, clone):
     assert jobs(ended.stdout) == {"student": 3, "table": 1, "all": 1}
     whole = snakemake(copy / "empty", "--dry-run", "table2c", *SMOKE, root=clone)
     assert jobs(whole.stdout) == {"dataset": 1, "teacher": 3, "student": 27, "evaluation": 3, "table": 1, "table2c": 1}
+
+
+@pytest.mark.parametrize("figure", figure_names())
+def test_every_figure_is_drawn_and_marked_with_its_scale(finished, figure):
+    drawn = finished.folder / "figures" / "smoke"
+    assert (drawn / f"{figure}.png").read_bytes().startswith(b"\x89PNG") and (drawn / f"{figure}.pdf").exists()
+    with (drawn / f"{figure}.csv").open(newline="") as stream:
+        lines = list(csv.DictReader(stream))
+    assert lines and {(line["figure"], line["scale"]) for line in lines} == {(figure, "smoke")}
+
+
+def test_a_report_shows_tables_and_figures(copy):
+    ended = snakemake(copy, "--report", str(copy / "report.html"), *SMOKE)
+    assert ended.returncode == 0, ended.stdout
+    page = (copy / "report.html").read_text()
+    for name in ("table2c.md", "table5b.md", "fig4.png", "fig2a.png"):
+        assert name in page

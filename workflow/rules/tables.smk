@@ -1,5 +1,7 @@
 localrules:
     all,
+    layers,
+    notation,
     table,
 
 
@@ -7,7 +9,9 @@ rule table:
     input:
         table_inputs,
     output:
-        expand(f"results/{SCALE.name}/tables/{{{{table}}}}.{{kind}}", kind=["csv", "tex", "md"]),
+        f"results/{SCALE.name}/tables/{{table}}.csv",
+        f"results/{SCALE.name}/tables/{{table}}.tex",
+        report(f"results/{SCALE.name}/tables/{{table}}.md", category="Tables", labels={"table": "{table}"}),
     log:
         f"results/{SCALE.name}/logs/tables/{{table}}.log",
     benchmark:
@@ -15,12 +19,60 @@ rule table:
     conda:
         "../../environment.yml"
     params:
+        command="table",
         scale=SCALE.name,
         neurons=SETTINGS.neurons,
         seeds=table_seeds,
+        energy=f"--mac-pj {SETTINGS.energy.mac_pj} --ac-pj {SETTINGS.energy.ac_pj}",
     shell:
-        "python -m bkdsnn table {wildcards.table} --scale {params.scale} --neurons {params.neurons} "
-        "--seeds {params.seeds} --log {log}"
+        "python -m bkdsnn {params.command} {wildcards.table} --scale {params.scale} --neurons {params.neurons} "
+        "--seeds {params.seeds} {params.energy} --log {log}"
+
+
+# Operations and energy, layer by layer, of every run of a table.
+use rule table as layers with:
+    output:
+        f"results/{SCALE.name}/tables/{{table}}-layers.csv",
+    log:
+        f"results/{SCALE.name}/logs/tables/{{table}}-layers.log",
+    benchmark:
+        f"results/{SCALE.name}/benchmarks/tables/{{table}}-layers.tsv"
+    wildcard_constraints:
+        table="|".join(WITH_ENERGY) or "none",
+    params:
+        command="layers",
+        scale=SCALE.name,
+        neurons=SETTINGS.neurons,
+        seeds=table_seeds,
+        energy=f"--mac-pj {SETTINGS.energy.mac_pj} --ac-pj {SETTINGS.energy.ac_pj}",
+
+
+# Table 1: the notation, checked on one batch of a run.
+rule notation:
+    input:
+        notation_inputs,
+    output:
+        f"results/{SCALE.name}/tables/table1.csv",
+        f"results/{SCALE.name}/tables/table1.tex",
+        report(f"results/{SCALE.name}/tables/table1.md", category="Tables", labels={"table": "table1"}),
+    log:
+        f"results/{SCALE.name}/logs/tables/table1.log",
+    benchmark:
+        f"results/{SCALE.name}/benchmarks/tables/table1.tsv"
+    conda:
+        "../../environment.yml"
+    params:
+        scale=SCALE.name,
+        neurons=SETTINGS.neurons,
+        seeds=f"--seeds {SETTINGS.seeds[0]}" if SETTINGS.seeds else "",
+    shell:
+        "python -m bkdsnn notation --scale {params.scale} --neurons {params.neurons} {params.seeds} --log {log}"
+
+
+rule table1:
+    input:
+        rules.notation.output,
+    localrule: True
 
 
 # One target per table, named as the table.
@@ -37,4 +89,6 @@ for one in PLANS:
 rule all:
     default_target: True
     input:
+        rules.notation.output,
         [path for one in PLANS for path in table_files(one)],
+        [path for one in FIGURES for path in figure_files(one)],

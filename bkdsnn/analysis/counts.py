@@ -1,0 +1,199 @@
+"""Hooks that count, while a network runs, what its layers are fed with and what its neurons fire.
+
+Shapes: T time-steps, B images, N tokens, D their width, d = D / heads; activations are folded, (T*B, ...).
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+from bkdsnn.analysis.records import Block, Kind, Layer
+from bkdsnn.models import Network
+from bkdsnn.models.metaspikeformer import Attention as MetaAttention
+from bkdsnn.models.neurons import Spiking
+from bkdsnn.models.transformer import Attention, left_first
+
+KINDS: dict[type[nn.Module], Kind] = {
+    nn.Conv2d: "conv",
+    nn.Linear: "linear",
+    nn.BatchNorm2d: "norm",
+    nn.LayerNorm: "norm",
+}
+Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
+
+
+class Tally:
+    """Counts over tensors (samples, ...): samples, entries, those not zero; whether all are integers, all 0 or 1.
+
+    Counts are Python integers: nothing is rounded, whatever the number of tensors.
+    """
+
+    def __init__(self) -> None:
+        self.samples = self.entries = self.nonzero = 0
+        self.integer = self.binary = True
+
+    def add(self, x: Tensor) -> None:
+        """Count the entries of one tensor."""
+        self.samples += len(x)
+        self.entries += x.numel()
+        self.nonzero += int(x.count_nonzero())
+        self.binary = self.binary and bool(((x == 0) | (x == 1)).all())
+        self.integer = self.integer and (self.binary or bool((x == x.round()).all()))
+
+    @property
+    def rate(self) -> float:
+        """Share of entries that are not zero; of spikes the firing rate."""
+        return self.nonzero / self.entries
+
+
+class Counts:
+    """What was counted; `counting` fills it."""
+
+    def __init__(self) -> None:
+        self.costs: dict[str, Cost] = {}
+        self.fired: dict[str, Tally] = {}
+        self.attended: dict[str, dict[str, Tally]] = {}
+
+    def layers(self, images: int) -> list[Layer]:
+        """Return what one of the `images` costs in each layer, in order of first use."""
+        return [cost.record(name, images) for name, cost in self.costs.items()]
+
+    def neurons(self) -> dict[str, float]:
+        """Return the firing rate of every layer of spiking neurons, by name of the module."""
+        return {name: tally.rate for name, tally in self.fired.items()}
+
+    def blocks(self) -> list[Block]:
+        """Return the firing rates of every block of spiking attention, by name of its tap."""
+        return [Block(name=tap, **{part: one.rate for part, one in of.items()}) for tap, of in self.attended.items()]
+
+
+@contextmanager
+def counting(network: Network) -> Iterator[Counts]:
+    """Count all that `network` does inside the block; its hooks go at the end.
+
+    Norms are counted in networks without spikes only.
+    """
+    counts, hooks = Counts(), []
+    for module, hook in _hooks(network, counts):
+        hooks.append(module.register_forward_hook(hook))
+    try:
+        yield counts
+    finally:
+        for handle in hooks:
+            handle.remove()
+
+
+@dataclass
+class Cost:
+    """A layer with its operands that may be zero; the rarest decides how many products are."""
+
+    kind: Kind
+    operands: list[Tally]
+    macs: int = 0
+
+    def record(self, name: str, images: int) -> Layer:
+        """Return what one of the `images` costs."""
+        rarest = min(self.operands, key=lambda one: one.rate)
+        return Layer(
+            name=name,
+            kind=self.kind,
+            macs=self.macs,
+            passes=rarest.samples // images,
+            rate=rarest.rate,
+            binary=all(one.binary for one in self.operands),
+            integer=all(one.integer for one in self.operands),
+        )
+
+
+class Parts(NamedTuple):
+    """The layers of an attention that give q, k, v and its spikes; the third of their channels where they share one."""
+
+    layers: dict[str, tuple[nn.Module, int | None]]
+    heads: int
+    spiking: bool
+
+
+def _hooks(network: Network, counts: Counts) -> Iterator[tuple[nn.Module, Hook]]:
+    spiking = any(isinstance(module, Spiking) for module in network.modules())
+    taps = {module: tap for tap in network.taps for module in network.layer(tap).modules()}
+    for name, module in network.named_modules():
+        kind = next((kind for of, kind in KINDS.items() if isinstance(module, of)), None)
+        if kind and not (spiking and kind == "norm"):
+            yield module, _layer(counts, name, kind)
+        elif isinstance(module, Spiking):
+            yield module, _neurons(counts, name)
+        elif parts := _attention(module):
+            yield from _attended(counts, name, taps[module], parts)
+
+
+def _layer(counts: Counts, name: str, kind: Kind) -> Hook:
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        cost = counts.costs.setdefault(name, Cost(kind, [Tally()]))
+        cost.operands[0].add(inputs[0])
+        cost.macs = output[0].numel() * _fan_in(module)
+
+    return hook
+
+
+def _neurons(counts: Counts, name: str) -> Hook:
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        counts.fired.setdefault(name, Tally()).add(output)
+
+    return hook
+
+
+def _attended(counts: Counts, name: str, tap: str, parts: Parts) -> Iterator[tuple[nn.Module, Hook]]:
+    tallies = {part: Tally() for part in parts.layers}
+    if parts.spiking:
+        counts.attended[tap] = tallies
+    for part, (layer, third) in parts.layers.items():
+        yield layer, _part(tallies[part], third)
+    yield parts.layers["v"][0], _products(counts, name, parts, tallies)  # the last of the three to be computed
+
+
+def _part(tally: Tally, third: int | None) -> Hook:
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        tally.add(output if third is None else output.chunk(3, dim=1 if output.dim() == 4 else 2)[third])
+
+    return hook
+
+
+def _products(counts: Counts, name: str, parts: Parts, tallies: dict[str, Tally]) -> Hook:
+    """Both products cost the same: N^2 D multiplications each with q k^T first, N D d with k^T v first."""
+
+    def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        tokens, width = _tokens(output, shared=parts.layers["v"][1] is not None)
+        left = not parts.spiking or left_first(tokens, width // parts.heads)
+        macs = tokens * width * (tokens if left else width // parts.heads)
+        for product, operands in (("qk", "qk"), ("(qk)v", "v")) if left else (("kv", "kv"), ("q(kv)", "q")):
+            counts.costs[f"{name}:{product}"] = Cost("attention", [tallies[part] for part in operands], macs)
+
+    return hook
+
+
+def _tokens(v: Tensor, shared: bool) -> tuple[int, int]:
+    """Return N and D of a map (T*B, D, h, w) or of tokens (B, N, D), 3 D where q, k and v share it."""
+    tokens, width = (v.shape[2] * v.shape[3], v.shape[1]) if v.dim() == 4 else (v.shape[1], v.shape[2])
+    return tokens, width // 3 if shared else width
+
+
+def _attention(module: nn.Module) -> Parts | None:
+    if isinstance(module, Attention | MetaAttention):
+        return Parts(module.neurons(), module.heads, module.spiking)
+    timm = sys.modules.get("timm.layers")  # a network of timm has imported it; no other should have to
+    if timm is not None and isinstance(module, timm.Attention):
+        return Parts({part: (module.qkv, index) for index, part in enumerate("qkv")}, module.num_heads, False)
+    return None
+
+
+def _fan_in(module: nn.Module) -> int:
+    """Return the MACs of one entry of the output; 1 for a norm."""
+    if isinstance(module, nn.Conv2d):
+        return module.in_channels // module.groups * module.kernel_size[0] * module.kernel_size[1]
+    return module.in_features if isinstance(module, nn.Linear) else 1

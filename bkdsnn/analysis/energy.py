@@ -1,0 +1,105 @@
+"""Operations and energy of one image, Eqs. A4-A5, by two countings. Pure, and free of torch.
+
+counting  an operation is an AC where                               else a MAC
+paper     the layer is not among those of FLOPS(1):                 FLOPS(1), all their products
+          SOPS(l) = rate T FLOPS(l), integers count as spikes
+strict    the layer's inputs are all 0 or 1: rate passes MACs       passes MACs, all its products
+
+FLOPS(1) is the first layer as each family's reference runs it: once per image in ResNets, T times in the others, which
+repeat the image before it (Spikformer, Spikingformer, Meta-SpikeFormer) or are shown T frames (all on events). The head
+of Spikformer and Spikingformer is fed with means over map and time, no spikes: it is in FLOPS(1), once.
+
+The paper's counting knows convolutions and linear layers alone; of an ANN also two operations per element of a norm, as
+the counters of its time do. The strict one knows the products of attention too, and no norms: they can be folded into
+the convolutions.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
+
+from bkdsnn.analysis.records import Activity, Layer
+
+OF_MEANS = ("spikformer", "spikingformer")  # families whose head is fed with means
+
+
+class Constants(NamedTuple):
+    """Energy of one operation, pJ; the paper's, for 45 nm."""
+
+    mac_pj: float = 4.6
+    ac_pj: float = 0.9
+
+
+class Operations(NamedTuple):
+    """Operations of one image. By the paper's counting `macs` are FLOPS(1), of an ANN its FLOPS, and `acs` the SOPS."""
+
+    macs: float = 0.0
+    acs: float = 0.0
+
+    def millijoules(self, constants: Constants) -> float:
+        """Return the energy, mJ (Eq. A5)."""
+        return (self.macs * constants.mac_pj + self.acs * constants.ac_pj) * 1e-9
+
+
+def paper(activity: Activity) -> Operations:
+    """Return what the paper counts: FLOPS(1) as MACs, and as ACs the sum of SOPS(l) of Eq. A4 over the other layers."""
+    return _total(paper_layer(activity, layer) for layer in activity.layers)
+
+
+def strict(activity: Activity) -> Operations:
+    """Return the operations with sums of spikes taken as what they are: numbers to multiply with."""
+    return _total(strict_layer(activity, layer) for layer in activity.layers)
+
+
+def paper_layer(activity: Activity, layer: Layer) -> Operations:
+    """Return the operations of one layer as the paper counts them."""
+    if layer.kind == "attention" or (layer.kind == "norm" and activity.spiking):
+        return Operations()
+    if not activity.spiking:
+        return Operations(macs=layer.macs * (2 if layer.kind == "norm" else 1))
+    if layer is activity.layers[0]:
+        return Operations(macs=layer.macs * (1 if activity.family == "resnet" else activity.timesteps))
+    if layer is activity.layers[-1] and activity.family in OF_MEANS:
+        return Operations(macs=layer.macs)
+    return Operations(acs=layer.rate * activity.timesteps * layer.macs)
+
+
+def strict_layer(activity: Activity, layer: Layer) -> Operations:
+    """Return the operations of one layer with ACs for binary inputs only."""
+    if layer.kind == "norm":
+        return Operations()
+    if activity.spiking and layer.binary:
+        return Operations(acs=layer.rate * layer.passes * layer.macs)
+    return Operations(macs=layer.passes * layer.macs)
+
+
+def layers_csv(activities: Iterable[Activity], constants: Constants) -> str:
+    """Return both countings of every layer of one or more activities, a line each; energies in nJ."""
+    records = [_record(activity, layer, constants) for activity in activities for layer in activity.layers]
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
+
+
+def _record(activity: Activity, layer: Layer, constants: Constants) -> dict[str, Any]:
+    record = {"run": activity.run, "layer": layer.name, "kind": layer.kind, "macs_per_pass": layer.macs}
+    record |= {"passes": layer.passes, "input_rate": layer.rate}
+    record |= {"input_binary": str(layer.binary).lower(), "input_integer": str(layer.integer).lower()}
+    countings: dict[str, Callable[[Activity, Layer], Operations]] = {"paper": paper_layer, "strict": strict_layer}
+    for name, count in countings.items():
+        found = count(activity, layer)
+        record |= {f"{name}_macs": found.macs, f"{name}_acs": found.acs}
+        record[f"{name}_nj"] = 1e6 * found.millijoules(constants)
+    return record
+
+
+def _total(parts: Iterable[Operations]) -> Operations:
+    macs, acs = 0.0, 0.0
+    for part in parts:
+        macs, acs = macs + part.macs, acs + part.acs
+    return Operations(macs, acs)

@@ -1,0 +1,81 @@
+"""The correction term of Eq. A3, measured: the gradients that meet in the feature before the last layer."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor, nn
+
+from bkdsnn.checkpoint import Position
+from bkdsnn.models import Network
+from bkdsnn.spec import RunSpec
+
+STEP = 16.0  # a power of two, so that scales differ by no rounding
+
+
+class Correction:
+    """Gradients dL_task/dF and delta = dL_BKD/dF in F (T*B, C, h, w), the output of the layer behind the last tap.
+
+    One measurement an epoch, of its first step, kept in the position until the epoch's record takes it. Runs without
+    the term `bkd` are not measured.
+    """
+
+    def __init__(self, spec: RunSpec, student: Network) -> None:
+        self.task = spec.loss.method
+        self.applies = any(term.method == "bkd" for term in spec.distill)
+        self.layer = student.layer(student.taps[-1])
+        self.feature: Tensor | None = None
+
+    @contextlib.contextmanager
+    def watching(self, at: Position) -> Iterator[None]:
+        """Keep F of the forward pass inside, where the step at hand is one to measure.
+
+        The features in `Outputs` would not do: they are views beside the way that the task loss takes.
+        """
+        if not self.applies or at.step:
+            yield
+            return
+        with self.layer.register_forward_hook(self._keep):
+            yield
+
+    def measure(self, at: Position, losses: dict[str, Tensor], scaler: torch.amp.GradScaler) -> None:
+        """Measure what was watched, before the backward pass, which finds its graph as it was.
+
+        `losses` are 0-dim and weighted, as they enter the total.
+        """
+        if self.feature is not None:
+            scale = scaler.get_scale()
+            task, bkd = (gradient(losses[name], self.feature, scale) for name in (self.task, "bkd"))
+            at.gradients = {"task": rms(task), "bkd": rms(bkd), "cosine": cosine(task, bkd)}
+            self.feature = None
+
+    def _keep(self, layer: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        self.feature = output
+
+
+def gradient(loss: Tensor, feature: Tensor, scale: float) -> Tensor:
+    """Return dloss/dfeature in float32; the graph stays.
+
+    Autocast makes a feature, and so its gradient, half precision, where entries below 6e-8 vanish. The loss is
+    therefore multiplied by `scale`, and the gradient divided by it again; a scale at which it overflows is lowered.
+    """
+    while True:
+        (scaled,) = torch.autograd.grad(loss * scale, feature, retain_graph=True)
+        if scale <= 1 or scaled.isfinite().all():
+            return scaled.float() / scale
+        scale /= STEP
+
+
+def rms(gradient: Tensor) -> float:
+    """Return the root of the mean square over all entries."""
+    return float(gradient.square().mean().sqrt())
+
+
+def cosine(one: Tensor, other: Tensor) -> float:
+    """Return the cosine of the angle between two gradients; 0 where one of them is zero and has no direction."""
+    lengths = [torch.linalg.vector_norm(gradient) for gradient in (one, other)]
+    if not all(lengths):
+        return 0.0
+    return float(((one / lengths[0]) * (other / lengths[1])).sum().clamp(-1, 1))
