@@ -132,6 +132,23 @@ def figure(options: argparse.Namespace) -> None:
     progress.log.info("%s: %s", options.figure, ", ".join(map(str, paths.values())))
 
 
+def notation(options: argparse.Namespace) -> None:
+    """Write table 1, the notation, checked on one training batch of a finished run."""
+    from bkdsnn.notation.plan import load_notation, plan_notation
+
+    expansion = paper.Expansion(options.scale, neurons=options.neurons)
+    chosen = plan_notation(expansion, load_notation(), options.seeds)
+    from bkdsnn import devices
+    from bkdsnn.notation.check import check
+    from bkdsnn.notation.trace import trace
+    from bkdsnn.tables.notation import emit
+
+    results = options.results / options.scale
+    found = trace(chosen.spec, results, devices.choose(options.device, options.threads))
+    emit(check(chosen, found), results / "tables")
+    progress.log.info("table1: every entry holds on the first batch of %s", chosen.spec.name)
+
+
 def plan(options: argparse.Namespace) -> None:
     """List the runs of a table and whether they are finished."""
     chosen = paper.plan(options.table, options.scale, seeds=options.seeds, neurons=options.neurons)
@@ -191,6 +208,12 @@ def parser() -> argparse.ArgumentParser:
         if name != "plan":
             one.add_argument("--mac-pj", type=_positive(float), default=4.6, help="energy of a MAC, pJ (default: 4.6)")
             one.add_argument("--ac-pj", type=_positive(float), default=0.9, help="energy of an AC, pJ (default: 0.9)")
+
+    one = _command(commands, "notation", notation)
+    _common(one)
+    one.add_argument("--neurons", default="reference", choices=get_args(paper.Preset), help="neuron preset")
+    one.add_argument("--seeds", type=int, nargs="+", help="seeds (default: those of the scale); the first is used")
+    _on_device(one)
 
     for name, command in (("gradcam", gradcam), ("features", features), ("figure", figure)):
         one = _command(commands, name, command)

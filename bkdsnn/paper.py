@@ -101,8 +101,9 @@ def load_scale(name: str, config: Path = CONFIG) -> Scale:
 
 
 def load(model: type[M], path: Path, name: str) -> M:
-    """Read one model from its own file, `config/<folder>/<name>.yaml`; a mistake raises `UserError`."""
-    return _parse(model, {"name": name, **_read(path)}, f"config/{path.parent.name}/{path.name}")
+    """Read one model from its own file, in `config` or a folder of it; a mistake raises `UserError`."""
+    folder = "" if path.parent.name == CONFIG.name else f"{path.parent.name}/"
+    return _parse(model, {"name": name, **_read(path)}, f"config/{folder}{path.name}")
 
 
 def command(target: str, scale: str, neurons: Preset, seeds: Iterable[int] | None) -> str:

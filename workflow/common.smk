@@ -8,6 +8,7 @@ from snakemake.exceptions import WorkflowError
 from bkdsnn import paper
 from bkdsnn.errors import UserError
 from bkdsnn.figures import plan as figures
+from bkdsnn.notation import plan as notations
 from bkdsnn.settings import Settings
 from bkdsnn.spec import Pretrained
 
@@ -25,12 +26,13 @@ def settle():
             name: figures.plan_figure(expansion, figures.load_figure(name), settings.seeds)
             for name in figures.figure_names()
         }
+        notation = notations.plan_notation(expansion, notations.load_notation(), settings.seeds)
     except UserError as error:
         raise WorkflowError(str(error))
-    return settings, expansion.scale, plans, drawn
+    return settings, expansion.scale, plans, drawn, notation
 
 
-SETTINGS, SCALE, PLANS, FIGURES = settle()
+SETTINGS, SCALE, PLANS, FIGURES, NOTATION = settle()
 RUNS = {name: spec for plan in PLANS.values() for name, spec in plan.runs().items()}
 DATASETS = sorted({spec.dataset.name for spec in RUNS.values()})
 TAUGHT_BY = {spec.teacher.name for spec in RUNS.values() if spec.teacher}
@@ -114,10 +116,10 @@ def figure_seeds(wildcards):
 
 def notation_inputs(wildcards):
     """The run that table 1 looks into, with its teacher and data."""
-    spec = NOTATION
+    spec = NOTATION.spec
     files = [f"results/{SCALE.name}/data/{spec.dataset.name}.json"]
     return files + [
-        artefact(run.name, name) for run in spec.lineage() for name in ("metrics.json", "weights.safetensors")
+        artefact(run.name, name) for run in NOTATION.runs().values() for name in ("metrics.json", "weights.safetensors")
     ]
 
 

@@ -121,15 +121,17 @@ class Parts(NamedTuple):
 
 def _hooks(network: Network, counts: Counts) -> Iterator[tuple[nn.Module, Hook]]:
     spiking = any(isinstance(module, Spiking) for module in network.modules())
-    taps = {module: tap for tap in network.taps for module in network.layer(tap).modules()}
     for name, module in network.named_modules():
         kind = next((kind for of, kind in KINDS.items() if isinstance(module, of)), None)
         if kind and not (spiking and kind == "norm"):
             yield module, _layer(counts, name, kind)
         elif isinstance(module, Spiking):
             yield module, _neurons(counts, name)
-        elif parts := _attention(module):
-            yield from _attended(counts, name, taps[module], parts)
+    names = {module: name for name, module in network.named_modules()}
+    for tap in network.taps:
+        for module in network.layer(tap).modules():
+            if parts := _attention(module):
+                yield from _attended(counts, names[module], tap, parts)  # behind the hooks of the layers it consists of
 
 
 def _layer(counts: Counts, name: str, kind: Kind) -> Hook:

@@ -76,7 +76,7 @@ def _rows(plan: FigurePlan, index: int, arrays: dict[str, NDArray[Any]], summary
 def _draw_row(line: list[Axes], row: _Row) -> None:
     first, *others = line
     first.imshow(row.image)
-    first.set_ylabel(row.title)
+    first.set_ylabel(row.title.replace(" (", "\n("), fontsize=style.SMALL if "(" in row.title else None)
     first.set_xlabel(f"class {row.label}", fontsize=style.SMALL)
     grey = row.image.astype(np.float64).mean(-1)
     for index, axes in enumerate(others):

@@ -28,7 +28,7 @@ def figure_plan(kind, *panels, seeds=(0,), scale="smoke", epochs=EPOCHS, notes=(
     """A figure of a kind with panels such as `{**R18, "curves": LOSSES}`, its runs cut to `epochs`."""
     images = (0,) if kind == "gradcam" else ()
     figure = Figure(
-        name="fig9z", number="9z", title="a small figure", kind=kind, panels=panels, images=images, notes=notes
+        name="fig9z", number="9z", title="a small example", kind=kind, panels=panels, images=images, notes=notes
     )
     plan = plan_figure(paper.Expansion(scale), figure, seeds)
     shorter = [
@@ -47,7 +47,7 @@ def _shortened(curve, epochs):
     return dataclasses.replace(curve, runs=tuple(runs))
 
 
-def finish(run, results, top1, seconds=(10.0, 10.0, 10.0), gradients=None, device=CPU):
+def finish(run, results, top1, seconds=(10.0,) * EPOCHS, gradients=None, device=CPU):
     """Write the folder of a finished run with one record an epoch; returns the folder."""
     records = [
         {"epoch": i + 1, "losses": {"ce": 1.0}, "top1": accuracy, "images_per_second": 1.0, "seconds": time}
@@ -87,7 +87,7 @@ def records(paths):
 def pdf_text(path):
     """The text of a PDF that matplotlib wrote with TrueType fonts, a line a string, without layout.
 
-    Formulas are lost. Strings are (...), two bytes a character, with escapes.
+    Formulas and ligatures (fi) are lost. Strings are (...), two bytes a character, with escapes.
     """
     streams = re.findall(rb"stream\r?\n(.*?)\r?\nendstream", path.read_bytes(), re.DOTALL)
     pages = [page for page in map(_inflated, streams) if b"\nBT\n" in page]
@@ -106,3 +106,23 @@ def _text(literal):
     named = {b"n": b"\n", b"r": b"\r", b"t": b"\t", b"b": b"\b", b"f": b"\f"}
     plain = re.sub(rb"\\([0-7]{3}|.)", lambda m: named.get(m[1], m[1]), literal, flags=re.DOTALL)
     return plain.decode("utf-16-be")
+
+
+def remarks_of(picture):
+    """The remarks below a picture as one line."""
+    return " ".join(text.get_text() for text in picture.texts)
+
+
+def drawn_picture(monkeypatch, plan, results, folder):
+    """Draw a figure, and return its paths and the picture as it was when it was saved."""
+    from bkdsnn.figures import style
+    from bkdsnn.figures.draw import draw
+
+    pictures, save = [], style.save
+
+    def keep(picture, *arguments):
+        pictures.append(picture)
+        return save(picture, *arguments)
+
+    monkeypatch.setattr(style, "save", keep)
+    return draw(plan, results, folder), pictures[0]

@@ -5,15 +5,18 @@ import io
 
 import pytest
 import torch
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bkdsnn import models, paper
 from bkdsnn.analysis import energy
-from bkdsnn.analysis.activity import Counts
+from bkdsnn.analysis.counts import counting
 from bkdsnn.analysis.energy import Constants, Operations
 from bkdsnn.analysis.records import Activity, Feature, Layer
+from bkdsnn.models.neurons import Spiking
+from bkdsnn.spec import Neuron
 
-FEATURE = Feature(tap="stage4", mean=0.1, nonzero=0.1, binary=True)
+FEATURE = Feature(tap="stage4", mean=0.1, nonzero=0.1, binary=True, integer=True)
 
 
 def activity(layers, family="resnet", spiking=True, timesteps=4):
@@ -33,13 +36,10 @@ def at_paper_scale():
         if row not in known:
             spec = plan.cell(row, "operations").runs[0]
             network = models.build(spec.network, spec.dataset).eval()
-            counts = Counts(network)
-            counts.images = 1
-            with torch.inference_mode(), FlopCounterMode(display=False) as flops:
+            with torch.inference_mode(), counting(network) as counts, FlopCounterMode(display=False) as flops:
                 network(torch.randn(1, 3, 224, 224))
-            counts.remove()
             shape = (spec.network.family, spec.network.spiking, spec.network.timesteps)
-            known[row] = activity(counts.layers(), *shape), flops.get_total_flops() / 2
+            known[row] = activity(counts.layers(images=1), *shape), flops.get_total_flops() / 2
         return known[row]
 
     return measure
@@ -97,12 +97,12 @@ def test_products_of_attention_take_the_cheaper_order(at_paper_scale):
 
 
 LAYERS = [
-    Layer(name="conv1", kind="conv", macs=1000, passes=1, rate=0.9, binary=False),
-    Layer(name="bn1", kind="norm", macs=50, passes=1, rate=1.0, binary=False),
-    Layer(name="a", kind="conv", macs=100, passes=4, rate=0.25, binary=True),
-    Layer(name="b", kind="conv", macs=200, passes=4, rate=0.5, binary=False),
-    Layer(name="x.first", kind="attention", macs=40, passes=4, rate=0.1, binary=True),
-    Layer(name="head", kind="linear", macs=10, passes=4, rate=0.8, binary=False),
+    Layer(name="conv1", kind="conv", macs=1000, passes=1, rate=0.9, binary=False, integer=False),
+    Layer(name="bn1", kind="norm", macs=50, passes=1, rate=1.0, binary=False, integer=False),
+    Layer(name="a", kind="conv", macs=100, passes=4, rate=0.25, binary=True, integer=True),
+    Layer(name="b", kind="conv", macs=200, passes=4, rate=0.5, binary=False, integer=True),
+    Layer(name="x:kv", kind="attention", macs=40, passes=4, rate=0.1, binary=True, integer=True),
+    Layer(name="head", kind="linear", macs=10, passes=4, rate=0.8, binary=False, integer=False),
 ]
 
 
@@ -111,6 +111,52 @@ def test_countings_by_hand():
     assert energy.paper(resnet) == pytest.approx((1000, 0.25 * 4 * 100 + 0.5 * 4 * 200 + 0.8 * 4 * 10))
     assert energy.paper(sformer) == pytest.approx((4 * 1000 + 10, 0.25 * 4 * 100 + 0.5 * 4 * 200))
     assert energy.strict(resnet) == pytest.approx((1000 + 4 * 200 + 4 * 10, 0.25 * 4 * 100 + 0.1 * 4 * 40))
+
+
+@pytest.mark.parametrize(
+    ("family", "macs"),
+    [("resnet", 1000), ("meta-spikeformer", 4000), ("wide-7b", 4000), ("spikformer", 4010), ("spikingformer", 4010)],
+)
+def test_the_first_layer_is_counted_as_each_family_runs_it(family, macs):
+    assert energy.paper(activity(LAYERS, family)).macs == macs
+
+
+class Tiny(models.Network):
+    """One pixel map of four, two steps: neurons, a convolution to two channels, a sum of spikes, a head."""
+
+    taps = ("sum",)
+    last_layer = "head"
+
+    def __init__(self):
+        super().__init__()
+        self.stem = nn.Conv2d(1, 1, 1, bias=False)
+        self.neuron = Spiking(Neuron(kind="if", surrogate="atan", alpha=2.0), timesteps=2, static=True)
+        self.conv = nn.Conv2d(1, 2, 1, bias=False)
+        self.sum = nn.Identity()
+        self.head = nn.Linear(8, 1)
+        for layer in (self.stem, self.conv):
+            nn.init.ones_(layer.weight)
+
+    def forward(self, images, taps=()):
+        spikes = self.neuron(self.stem(images))
+        doubled = self.sum(self.conv(spikes) + spikes)
+        return models.Outputs(self.head(doubled.flatten(1)).unflatten(0, (2, -1)), {}, doubled)
+
+
+def test_a_tiny_network_by_hand():
+    network = Tiny()
+    with torch.no_grad(), counting(network) as counts:
+        network(torch.tensor([[[[0.0, 1.0], [2.5, 3.0]]]]))  # all but the first pixel fire at both steps
+    found = activity(counts.layers(images=1), timesteps=2)
+    stem, conv, head = found.layers
+    assert counts.neurons() == {"neuron": 0.75}
+    assert (stem.macs, stem.passes, stem.rate, stem.binary, stem.integer) == (4, 1, 0.75, False, False)
+    assert (conv.macs, conv.passes, conv.rate, conv.binary, conv.integer) == (8, 2, 0.75, True, True)
+    assert (head.macs, head.passes, head.rate, head.binary, head.integer) == (8, 2, 0.75, False, True)  # 0 or 2
+    assert energy.paper(found) == (4, 0.75 * 2 * 8 + 0.75 * 2 * 8)
+    assert energy.strict(found) == (4 + 2 * 8, 0.75 * 2 * 8)
+    assert energy.paper(found).millijoules(Constants()) == pytest.approx(40.0e-9)
+    assert energy.strict(found).millijoules(Constants()) == pytest.approx(102.8e-9)
 
 
 def test_an_ann_has_no_accumulates():
@@ -127,11 +173,22 @@ def test_energy_is_that_of_its_constants():
 
 def test_the_layers_of_the_csv_add_up_to_the_totals():
     found = activity(LAYERS)
-    lines = list(csv.DictReader(io.StringIO(energy.layers_csv([found], Constants()))))
-    assert [line["layer"] for line in lines] == [layer.name for layer in LAYERS]
-    for counting, total in (("paper", energy.paper(found)), ("strict", energy.strict(found))):
-        assert sum(float(line[f"{counting}_macs"]) for line in lines) == pytest.approx(total.macs)
-        assert sum(float(line[f"{counting}_acs"]) for line in lines) == pytest.approx(total.acs)
-        assert sum(float(line[f"{counting}_nj"]) for line in lines) == pytest.approx(
-            1e6 * total.millijoules(Constants())
-        )
+    other = found.model_copy(update={"run": "other"})
+    both = list(csv.DictReader(io.StringIO(energy.layers_csv([found, other], Constants()))))
+    assert [(line["run"], line["layer"]) for line in both] == [
+        (run, one.name) for run in ("r", "other") for one in LAYERS
+    ]
+    lines = both[: len(LAYERS)]
+    third = LAYERS[2].model_copy(update={"rate": 1 / 3})
+    line = list(csv.DictReader(io.StringIO(energy.layers_csv([activity([*LAYERS[:2], third])], Constants()))))[2]
+    assert float(line["input_rate"]) == 1 / 3 and float(line["paper_acs"]) == 1 / 3 * 4 * 100  # not rounded
+    assert (line["input_binary"], line["input_integer"], line["macs_per_pass"], line["passes"]) == (
+        "true",
+        "true",
+        "100",
+        "4",
+    )
+    for name, total in (("paper", energy.paper(found)), ("strict", energy.strict(found))):
+        assert sum(float(line[f"{name}_macs"]) for line in lines) == pytest.approx(total.macs)
+        assert sum(float(line[f"{name}_acs"]) for line in lines) == pytest.approx(total.acs)
+        assert sum(float(line[f"{name}_nj"]) for line in lines) == pytest.approx(1e6 * total.millijoules(Constants()))

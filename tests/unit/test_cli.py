@@ -101,6 +101,7 @@ ARGUMENTS = {
     "activity": {"run", "--scale", "--results", "--device", "--threads", "--log"},
     "table": {"table", "--scale", "--results", "--neurons", "--seeds", "--log", "--mac-pj", "--ac-pj"},
     "layers": {"table", "--scale", "--results", "--neurons", "--seeds", "--log", "--mac-pj", "--ac-pj"},
+    "notation": {"--scale", "--results", "--neurons", "--seeds", "--device", "--threads", "--log"},
     "gradcam": {"figure", "--scale", "--results", "--neurons", "--seeds", "--device", "--threads", "--log"},
     "features": {"figure", "--scale", "--results", "--neurons", "--seeds", "--device", "--threads", "--log"},
     "figure": {"figure", "--scale", "--results", "--neurons", "--seeds", "--figures", "--log"},

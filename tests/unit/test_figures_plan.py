@@ -135,7 +135,9 @@ def test_a_curve_must_name_a_row_of_its_table(changes, message):
 
 
 def test_an_unknown_figure_is_an_error_with_the_nearest_name():
-    with pytest.raises(UserError, match=r"unknown figure 'figB1' \(did you mean 'fig[2A][b1]'\?\); expected one of: fig2a, fig2b"):
+    with pytest.raises(
+        UserError, match=r"unknown figure 'figB1' \(did you mean 'fig[2A][b1]'\?\); expected one of: fig2a, fig2b"
+    ):
         load_figure("figB1")
 
 

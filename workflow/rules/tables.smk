@@ -64,7 +64,7 @@ rule notation:
     params:
         scale=SCALE.name,
         neurons=SETTINGS.neurons,
-        seeds=f"--seeds {SETTINGS.seeds[0]}" if SETTINGS.seeds else "",
+        seeds=figure_seeds,
     shell:
         "python -m bkdsnn notation --scale {params.scale} --neurons {params.neurons} {params.seeds} --log {log}"
 
