@@ -40,10 +40,11 @@ class Tally:
 
     def add(self, x: Tensor) -> None:
         """Count the entries of one tensor."""
+        nonzero = int((x != 0).count_nonzero())  # of bytes it is several times faster than of floats
         self.samples += len(x)
         self.entries += x.numel()
-        self.nonzero += int(x.count_nonzero())
-        self.binary = self.binary and bool(((x == 0) | (x == 1)).all())
+        self.nonzero += nonzero
+        self.binary = self.binary and int((x == 1).count_nonzero()) == nonzero
         self.integer = self.integer and (self.binary or bool((x == x.round()).all()))
 
     @property

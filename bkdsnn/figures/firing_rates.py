@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 
-from bkdsnn.analysis.records import Block, activity_path, read_activity
+from bkdsnn.analysis.records import AGAIN, Block, activity_path, read_activity
 from bkdsnn.errors import UserError
 from bkdsnn.figures import style
 from bkdsnn.figures.plan import CurvePlan, FigurePlan
@@ -59,9 +59,13 @@ def _notes(plan: FigurePlan) -> list[str]:
 
 def _rates(plan: FigurePlan, curve: CurvePlan, results: Path) -> dict[str, Rates]:
     seeds = [_blocks(plan, run, results) for run in curve.runs]
+    for run, blocks in zip(curve.runs, seeds):
+        if len(blocks) != len(seeds[0]):
+            path = activity_path(run.name, results)
+            raise UserError(f"{path}: {len(blocks)} blocks, expected {len(seeds[0])} as with other seeds; {AGAIN}")
     found = {}
     for quantity in QUANTITIES:
-        values = [[100 * getattr(block, quantity) for block in blocks] for blocks in zip(*seeds, strict=True)]
+        values = [[100 * getattr(block, quantity) for block in blocks] for blocks in zip(*seeds)]
         stds = [sample_std(one) or 0.0 for one in values] if len(seeds) > 1 else None
         found[quantity] = Rates(list(map(fmean, values)), stds)
     return found

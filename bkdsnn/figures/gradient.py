@@ -144,7 +144,9 @@ def _draw_measured(axes: Axes, below: Axes, panel: PanelPlan, series: Sequence[S
         other = look._replace(linestyle=(0, (1, 1.2)), marker="o")
         _line(axes, task, other, prefix + r"$\partial\mathcal{L}_{\mathrm{task}}/\partial F$", markerfacecolor="white")
         _line(below, cosine, look, "")
-    axes.set(yscale="log", ylabel="root mean square", title=f"measured: {style.mathtext(panel.title)}")
+    logarithmic = any(mean > 0 for delta, task, _ in series for mean in (*delta.mean, *task.mean))
+    scale = "log" if logarithmic else "linear"
+    axes.set(yscale=scale, ylabel="root mean square", title=f"measured: {style.mathtext(panel.title)}")
     axes.legend(loc="best", ncols=2)
     below.axhline(0, color="0.4", linewidth=0.6)
     below.set(xlabel="epoch", ylabel="cosine")

@@ -155,7 +155,7 @@ def sheet(plan: FigurePlan, width: float, height: float, notes: Iterable[str] = 
     footer = len(lines) * SMALL * PITCH / 72 + 2 * MARGIN
     total = height + footer
     layout = ConstrainedLayoutEngine(rect=(0, footer / total, 1, height / total))
-    figure = Figure(figsize=(width, total), layout=layout)
+    figure = Figure(figsize=(width, total), dpi=RC["savefig.dpi"], layout=layout)
     for i, line in enumerate(lines, 1):
         bottom = (MARGIN + (len(lines) - i + 0.25) * SMALL * PITCH / 72) / total
         figure.text(MARGIN / width, bottom, line, fontsize=SMALL, color="0.25", va="baseline")
@@ -204,6 +204,7 @@ def save(figure: Figure, plan: FigurePlan, records: Sequence[Mapping[str, Any]],
     their places when all are complete; one that cannot be written raises `UserError`.
     """
     paths = {suffix: folder / f"{plan.figure.name}.{suffix}" for suffix in ("png", "pdf", "csv")}
+    _settle(figure)
     title = f"Figure {plan.figure.number}, scale {plan.scale.name}"
     with contextlib.ExitStack() as stack:
         temporary = {suffix: stack.enter_context(files.replacing(path)) for suffix, path in paths.items()}
@@ -213,6 +214,15 @@ def save(figure: Figure, plan: FigurePlan, records: Sequence[Mapping[str, Any]],
         figure.savefig(temporary["pdf"], format="pdf", metadata=made_by)
         _write_csv(temporary["csv"], plan, records)
     return paths
+
+
+def _settle(figure: Figure) -> None:
+    """Lay the figure out once for all formats, and round: the last digits of the solver are not always the same."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for axes in figure.axes:
+        left, bottom, width, height = (round(side, 6) for side in axes.get_position(original=True).bounds)
+        axes.set_position((left, bottom, width, height))
 
 
 def _write_csv(path: Path, plan: FigurePlan, records: Sequence[Mapping[str, Any]]) -> None:

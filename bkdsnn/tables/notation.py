@@ -16,9 +16,8 @@ from bkdsnn.notation.table import ARROW, Line, NotationTable
 from bkdsnn.tables import latex, markdown
 
 HEADER = ("Notation", "Description", "Shape", "Live shape", "In code")
-# Widths of the columns in \linewidth, with their gaps a little less than one.
-WIDTHS = (0.08, 0.25, 0.18, 0.19, 0.24)
-NEEDS = r"\usepackage{booktabs} \usepackage{array}"
+WIDTHS = (115, 98, 108, 125)  # points, of all columns but the first; the longest shapes fit, long names are broken
+NEEDS = r"\usepackage{booktabs} \usepackage{graphicx} \usepackage{array}"
 
 
 def emit(table: NotationTable, folder: Path) -> dict[str, Path]:
@@ -57,12 +56,12 @@ def render_markdown(table: NotationTable) -> str:
 
 
 def render_latex(table: NotationTable) -> str:
-    """Return the float, as wide as the page; leading comments name what made it and the packages that it needs."""
+    """Return the float, at most as wide as the page; leading comments name what made it and what packages it needs."""
     symbols = table.plan.notation.symbols
     lengths, *remarks = _notes(table)
     notes = [_typeset(lengths, _dimensions(table)), *(_typeset(remark, symbols) for remark in remarks)]
     caption = f"{_title(table)} {table.plan.note} {_data(table)} {_checked(table)}"
-    columns = "".join(rf">{{\raggedright\arraybackslash}}p{{{width}\linewidth}}" for width in WIDTHS)
+    columns = "".join(rf">{{\raggedright\arraybackslash}}p{{{width}pt}}" for width in WIDTHS)
     lines = [
         f"% Made by: {table.plan.command}",
         f"% Needs: {NEEDS}",
@@ -71,13 +70,14 @@ def render_latex(table: NotationTable) -> str:
         rf"  \caption{{{latex.escape(caption)}}}",
         rf"  \label{{tab:{NAME}-{table.plan.scale}}}",
         r"  \par\smallskip\footnotesize\setlength{\tabcolsep}{3pt}%",
-        rf"  \begin{{tabular}}{{@{{}}{columns}@{{}}}}",
+        r"  \resizebox{\ifdim\width>\linewidth\linewidth\else\width\fi}{!}{%",
+        rf"  \begin{{tabular}}{{@{{}}l{columns}@{{}}}}",
         r"    \toprule",
         rf"    {' & '.join(HEADER)} \\",
         r"    \midrule",
         *(f"    {_row(table, line)}" for line in table.lines),
         r"    \bottomrule",
-        r"  \end{tabular}",
+        r"  \end{tabular}}",
         rf"  \par\smallskip\parbox{{\linewidth}}{{\footnotesize {' '.join(notes)}}}",
         r"\end{table*}",
     ]
@@ -96,7 +96,7 @@ def _row(table: NotationTable, line: Line) -> str:
         f"${entry.latex}$",
         _typeset(entry.description, table.plan.notation.symbols),
         _typeset(line.shape, _dimensions(table)),
-        latex.escape(line.live).replace(ARROW, r"$\to$"),
+        _typeset(line.live, {}),
         rf"\texttt{{{code}}}",
     ]
     return " & ".join(cells) + r" \\"
@@ -107,11 +107,11 @@ def _dimensions(table: NotationTable) -> dict[str, str]:
 
 
 def _typeset(text: str, symbols: Mapping[str, str]) -> str:
-    """Return plain text as LaTeX, the symbols in it as mathematics."""
-    known = "|".join(map(re.escape, sorted(symbols, key=len, reverse=True)))
+    """Return plain text as LaTeX, the symbols in it as mathematics; products are not broken."""
+    known = "|".join(map(re.escape, sorted(symbols, key=len, reverse=True))) or "(?!)"
     parts = re.split(rf"(?<!\w)({known})(?!\w)", text)
     pieces = (f"${symbols[part]}$" if index % 2 else latex.escape(part) for index, part in enumerate(parts))
-    return "".join(pieces).replace(ARROW, r"$\to$")
+    return "".join(pieces).replace(r" $\times$ ", r"~$\times$~").replace(ARROW, r"$\to$")
 
 
 def _title(table: NotationTable) -> str:

@@ -145,20 +145,18 @@ def test_a_cpu_is_known_by_the_name_that_runs_record():
     assert not ON_CPU.search(GPU) and not ON_CPU.search("Tesla CPU emulator")
 
 
-def test_epochs_need_no_provenance_and_times_do(two_seeds, tmp_path):
-    plan = two_seeds("accuracy-by-epoch")
-    run = next(iter(plan.runs().values()))
-    provenance = tmp_path / "runs" / run.name / "provenance.json"
-    for content, message in ((None, "cannot be read"), ("{", "Invalid JSON"), ('{"attempts": []}', "'attempts'")):
-        provenance.unlink() if content is None else provenance.write_text(content)
+@pytest.mark.parametrize(
+    ("content", "message"), [(None, "cannot be read"), ("{", "Invalid JSON"), ('{"attempts": []}', "'attempts'")]
+)
+def test_times_need_to_know_the_device_and_epochs_do_not(tmp_path, content, message):
+    plan = figure_plan("accuracy-by-time", {**R18, "curves": LOSSES[:1]})
+    (run,) = plan.runs().values()
+    provenance = finish(run, tmp_path, (10, 20, 30)) / "provenance.json"
+    provenance.unlink() if content is None else provenance.write_text(content)
+    with pytest.raises(UserError, match=f"provenance.json: .*{message}"):
         draw(plan, tmp_path, tmp_path / "out")
-        with pytest.raises(UserError, match=f"provenance.json: .*{message}"):
-            draw(two_seeds_by_time(plan), tmp_path, tmp_path / "out")
-
-
-def two_seeds_by_time(plan):
-    """The same runs against time."""
-    return dataclasses.replace(plan, figure=plan.figure.model_copy(update={"kind": "accuracy-by-time"}))
+    by_epoch = plan.figure.model_copy(update={"kind": "accuracy-by-epoch"})
+    draw(dataclasses.replace(plan, figure=by_epoch), tmp_path, tmp_path / "out")
 
 
 def test_a_missing_run_is_named_with_its_file_and_the_command(two_seeds, tmp_path, kind):
