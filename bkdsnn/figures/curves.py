@@ -20,6 +20,8 @@ from bkdsnn.tables.statistics import sample_std
 
 COLUMNS = 3
 GAP = 0.085  # between two numbers beside a panel, in heights of it
+LEADER = {"arrowstyle": "-", "linewidth": 0.4, "relpos": (0, 0.5), "shrinkA": 0.5, "shrinkB": 2}
+THIN = "\N{THIN SPACE}"
 MARKERS = 6  # on a curve, so that they do not hide it
 ON_CPU = re.compile(r" CPU, \d+ threads$")  # as `devices.describe` names a CPU
 UNITS = (("h", "hours", 3600.0), ("min", "minutes", 60.0), ("s", "seconds", 1.0))
@@ -123,14 +125,14 @@ def _last_values(axes: Axes, ends: Sequence[tuple[float, Point, style.Look]]) ->
     heights = apart([(point.mean - low) / (high - low) for _, point, _ in ends], GAP)
     for (x, point, look), height in zip(ends, heights):
         axes.annotate(
-            f"{point.mean:.2f}" + ("" if point.std is None else f" ± {point.std:.2f}"),
+            f"{point.mean:.2f}" + ("" if point.std is None else f"{THIN}±{THIN}{point.std:.2f}"),
             xy=(x, point.mean),
-            xytext=(1.04, height),
+            xytext=(1.05, height),
             textcoords="axes fraction",
             va="center_baseline",
-            fontsize=6,
+            fontsize=style.SMALL,
             color=look.color,
-            arrowprops={"arrowstyle": "-", "color": look.color, "linewidth": 0.4, "shrinkA": 0, "shrinkB": 2},
+            arrowprops={**LEADER, "color": look.color},
         )
 
 

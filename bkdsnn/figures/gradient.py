@@ -133,12 +133,14 @@ def _draw_surrogates(axes: Axes, lines: Sequence[Series]) -> None:
             label="its derivative" if derivative else style.mathtext(line.curve + where * (len(colors) > 1)),
         )
     axes.set(xlabel="$v - v_{\\mathrm{th}}$", ylim=(-0.05, 1.62), xlim=(V[0], V[-1]), title="surrogate gradient")
+    axes.set_yticks(np.linspace(0, 1, 5))
     axes.legend(loc="upper left", ncols=2, columnspacing=1)
 
 
 def _draw_measured(axes: Axes, below: Axes, panel: PanelPlan, series: Sequence[Sequence[Series]]) -> None:
     looks = style.looks([curve.runs[0] for curve in panel.curves])
-    for (delta, task, cosine), look in zip(series, looks):
+    for (delta, task, cosine), method in zip(series, looks):
+        look = method._replace(linestyle="solid")  # the style tells delta from the other gradient
         prefix = f"{style.mathtext(delta.curve)}: " if len(series) > 1 else ""
         _line(axes, delta, look, prefix + r"$\delta = \partial\mathcal{L}_{\mathrm{BKD}}/\partial F$")
         other = look._replace(linestyle=(0, (1, 1.2)), marker="o")

@@ -218,7 +218,8 @@ def save(figure: Figure, plan: FigurePlan, records: Sequence[Mapping[str, Any]],
 
 def _settle(figure: Figure) -> None:
     """Lay the figure out once for all formats, and round: the last digits of the solver are not always the same."""
-    figure.draw_without_rendering()
+    for _ in range(2):  # images have a shape of their own, which the first pass finds out
+        figure.draw_without_rendering()
     figure.set_layout_engine("none")
     for axes in figure.axes:
         left, bottom, width, height = (round(side, 6) for side in axes.get_position(original=True).bounds)

@@ -147,6 +147,19 @@ class Bottleneck(Residual):
 _BLOCKS: dict[str, type[Basic] | type[Bottleneck]] = {"basic": Basic, "bottleneck": Bottleneck}
 
 
+class Projection(nn.Conv2d):
+    """Convolution of 1 x 1 that takes every `stride`-th pixel first: the same products, by another way.
+
+    On CPUs oneDNN's own way writes past its workspace in the backward pass if a channels-last input has fewer channels
+    than a vector (uxlfoundation/oneDNN, issue 6035): wrong memory, and now and then a crash.
+    """
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (T*B, outputs, h / stride, w / stride)."""
+        rows, columns = self.stride
+        return functional.conv2d(x[..., ::rows, ::columns], self.weight)
+
+
 class PadShortcut(nn.Module):
     """Shortcut without parameters (He et al., 2016, option A): every `stride`-th pixel, `extra` channels of zeros."""
 
@@ -171,7 +184,7 @@ def _shortcut(network: spec.ResNet, inputs: int, outputs: int, stride: int) -> n
         return nn.Identity()
     if network.shortcut == "pad":
         return PadShortcut(outputs - inputs, stride)
-    projection = [_conv(inputs, outputs, 1, stride), _norm(network, outputs, "shortcut")]
+    projection = [Projection(inputs, outputs, 1, stride, bias=False), _norm(network, outputs, "shortcut")]
     return nn.Sequential(*projection, *([_activation(network)] if network.form == "sew" else []))
 
 

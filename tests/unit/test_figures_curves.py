@@ -73,7 +73,9 @@ def test_lines_bands_and_last_values_are_those_of_the_csv(two_seeds, tmp_path, m
         assert list(line.get_ydata()) == [float(row["top1_mean"]) for row in own]
     corners = axes.collections[0].get_paths()[0].vertices[:, 1]
     assert (corners.min(), corners.max()) == pytest.approx((12 - 4 / 2**0.5, 31.5 + 3 / 2**0.5))
-    assert sorted(text.get_text() for text in axes.texts) == ["31.00 ± 0.00", "31.50 ± 2.12"]
+    assert sorted(text.get_text() for text in axes.texts) == [
+        f"{value}\N{THIN SPACE}±\N{THIN SPACE}{std}" for value, std in (("31.00", "0.00"), ("31.50", "2.12"))
+    ]
     assert [text.get_text() for text in picture.legends[0].get_texts()] == ["w/o KD", style.mathtext("+L_MD")]
 
 

@@ -183,6 +183,20 @@ def test_a_folder_that_cannot_be_made_is_named(plan, tmp_path):
         drawn(plan, tmp_path / "figures")
 
 
+def test_titles_of_images_stay_inside_the_picture(plan, tmp_path):
+    with style.applied():
+        picture = style.sheet(plan, 6, 5.5)
+        grid = picture.subplots(4, 4)
+        for axes in grid.flat:
+            axes.imshow([[0, 1], [1, 0]])
+            axes.set(title="a title", xlabel="below\nit", xticks=[], yticks=[])
+        picture.colorbar(grid[0, 0].images[0], ax=grid, shrink=0.5)
+        style.save(picture, plan, [{"x": 1}], tmp_path)
+        boxes = [axes.get_tightbbox() for axes in picture.axes]
+    assert max(box.y1 for box in boxes) <= picture.bbox.y1 and max(box.x1 for box in boxes) <= picture.bbox.x1
+    assert min(box.y0 for box in boxes) >= max(text.get_window_extent().y1 for text in picture.texts)
+
+
 def test_settings_of_the_user_neither_show_nor_change(plan, tmp_path):
     expected = drawn(plan, tmp_path / "one")["png"].read_bytes()
     with mpl.rc_context({"font.size": 30, "lines.linewidth": 9, "axes.facecolor": "red", "savefig.dpi": 10}):

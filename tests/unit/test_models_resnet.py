@@ -16,7 +16,7 @@ from bkdsnn import spec
 from bkdsnn.errors import UserError
 from bkdsnn.models import build, count_parameters, feature_shapes
 from bkdsnn.models.neurons import Spiking
-from bkdsnn.models.resnet import PadShortcut
+from bkdsnn.models.resnet import PadShortcut, Projection
 
 ROOT = Path(__file__).resolve().parents[2]
 NETWORKS = yaml.safe_load((ROOT / "config/networks.yaml").read_text())
@@ -210,6 +210,37 @@ def test_published_weights_classify_real_images(samples):
         predicted = net((pixels - mean) / std).logits[0].argmax(1)
     assert len(predicted) == 1017
     assert (predicted == torch.tensor(batch["labels"])).float().mean() > 0.9
+
+
+@pytest.mark.parametrize("stride", [1, 2])
+def test_projection_is_the_convolution_of_torch(stride):
+    torch.manual_seed(0)
+    ours = Projection(5, 7, 1, stride, bias=False).double()
+    plain = torch.nn.Conv2d(5, 7, 1, stride, bias=False).double()
+    plain.load_state_dict(ours.state_dict())
+    for size in (8, 9):
+        x = torch.randn(3, 5, size, size, dtype=torch.float64, requires_grad=True)
+        y = torch.randn(plain(x).shape, dtype=torch.float64)
+        for a, b in zip(
+            torch.autograd.grad((ours(x) * y).sum(), (x, ours.weight)),
+            torch.autograd.grad((plain(x) * y).sum(), (x, plain.weight)),
+        ):
+            torch.testing.assert_close(a, b)
+
+
+def test_projection_of_few_channels_writes_where_it_may():
+    """With the convolution of torch, glibc stops this process, or it dies otherwise."""
+    probe = """
+import torch
+from bkdsnn.models.resnet import Projection
+x = torch.randn(32, 4, 64, 64).to(memory_format=torch.channels_last)
+layer = Projection(4, 8, 1, 2, bias=False).to(memory_format=torch.channels_last)
+for _ in range(20):
+    layer(x).sum().backward()
+    kept = [torch.empty(size) for size in (10, 100, 1000, 5000, 20000)]
+"""
+    ended = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True)
+    assert ended.returncode == 0, ended.stderr
 
 
 def test_pad_shortcut_takes_every_second_pixel_and_pads_both_sides():

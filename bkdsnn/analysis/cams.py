@@ -1,0 +1,98 @@
+"""Grad-CAM (Selvaraju et al., ICCV 2017) of several features of one network at once, by the grad-cam package.
+
+Shapes: T time-steps, B images, C channels, h w places of a feature, H W pixels, L taps.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from pytorch_grad_cam import GradCAM
+from pytorch_grad_cam.utils.image import scale_cam_image
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from torch import Tensor, nn
+
+from bkdsnn.models import Network
+from bkdsnn.models.vit import ViT
+
+
+class Views(NamedTuple):
+    """What Grad-CAM finds in a batch.
+
+    `maps` are float32 (B, L, H, W), each scaled to 0 .. 1 by itself. `silent` and `positive`, (B, L), say why a map is
+    empty: the feature is zero everywhere; some place of it speaks for the class. `predicted` is (B,).
+    """
+
+    maps: NDArray[np.float32]
+    silent: NDArray[np.bool_]
+    positive: NDArray[np.bool_]
+    predicted: NDArray[np.int64]
+
+
+class Cams(GradCAM):
+    """The package's Grad-CAM, with all taps from one forward and one backward pass, kept apart.
+
+    Of a spiking network feature and gradient are averaged over time: the map of the averaged feature (Eq. 3). The
+    gradient passes neurons by their surrogates. It ends at the first tap, for nothing before it needs one: weights and
+    images are constants, which saves memory and time.
+    """
+
+    def __init__(self, network: Network, taps: Sequence[str], timesteps: int) -> None:
+        layers = [_layer(network, tap) for tap in taps]
+        layers[0].register_forward_hook(lambda module, inputs, output: output.requires_grad_())  # before the package's
+        self._positive: list[NDArray[np.bool_]] = []
+        super().__init__(Classifier(network.requires_grad_(False)), layers, _as_map(network, timesteps))
+
+    def of(self, images: Tensor, labels: Tensor) -> Views:
+        """Return the maps of images (B, 3, H, W) for their true classes (B,)."""
+        self._positive = []
+        maps = self(images, [ClassifierOutputTarget(label) for label in labels.tolist()])
+        silent = [(feature == 0).flatten(1).all(1).numpy() for feature in self.activations_and_grads.activations]
+        predicted = self.outputs.argmax(1).cpu().numpy()
+        del self.outputs  # with the graph, which the package keeps otherwise until the next batch
+        return Views(maps, np.stack(silent, 1), np.stack(self._positive, 1), predicted)
+
+    def get_cam_image(self, *arguments: Any) -> NDArray[np.float32]:
+        """Return a tap's weighted sum of channels (B, h, w), and note where any of it is positive."""
+        cam: NDArray[np.float32] = super().get_cam_image(*arguments)
+        self._positive.append(np.asarray((cam > 0).any((1, 2))))
+        return cam
+
+    def aggregate_multi_layers(self, cam_per_target_layer: list[NDArray[np.float32]]) -> NDArray[np.float32]:
+        """Return what the package returns for each tap alone, (B, L, H, W), where it averages over taps."""
+        return np.stack([scale_cam_image(maps[:, 0]) for maps in cam_per_target_layer], axis=1)
+
+
+class Classifier(nn.Module):
+    """A network that returns the logits (B, K) which decide, averaged over time."""
+
+    def __init__(self, network: Network) -> None:
+        super().__init__()
+        self.network = network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return logits (B, K)."""
+        logits: Tensor = self.network(images).logits.mean(0)
+        return logits
+
+
+def _layer(network: Network, tap: str) -> nn.Module:
+    """Return the module to look at: that of the tap, but of a ViT's last block the norm before its attention.
+
+    Behind the last attention the class token alone reaches the logits: no patch has a gradient.
+    """
+    layer = network.layer(tap)
+    if isinstance(network, ViT) and tap == network.taps[-1]:
+        return layer.get_submodule("norm1")
+    return layer
+
+
+def _as_map(network: Network, timesteps: int) -> Callable[[Tensor], Tensor]:
+    """Return what turns a module's output, or its gradient, into (B, C, h, w)."""
+    if isinstance(network, ViT):
+        grid = network.patch_embed.grid_size
+        return lambda tokens: tokens[:, 1:].mT.unflatten(2, grid)
+    return lambda folded: folded.unflatten(0, (timesteps, -1)).mean(0)

@@ -1,0 +1,76 @@
+"""How like two Grad-CAM maps are. Pure NumPy.
+
+Shapes: B images, L taps, H W pixels; maps are float32 (B, L, H, W), not negative. A map is empty if it is zero
+everywhere.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+Maps = NDArray[np.float32]
+
+TOP = 0.2  # share of the pixels whose intersection is measured
+
+
+class Likeness:
+    """Gathers image by image how like those of its teacher a student's maps are: two numbers an image and tap."""
+
+    def __init__(self) -> None:
+        self._cosines: list[NDArray[np.float64]] = []
+        self._overlaps: list[NDArray[np.float64]] = []
+
+    def add(self, student: Maps, teacher: Maps) -> None:
+        """Compare the maps of a batch."""
+        self._cosines.append(cosines(student, teacher))
+        self._overlaps.append(overlaps(student, teacher))
+
+    def of(self, tap: int) -> dict[str, float | None]:
+        """Return `compared` images, mean and sample standard deviation of `cosine` and `overlap` of one tap.
+
+        None where there is nothing to average.
+        """
+        found: dict[str, float | None] = {}
+        for name, batches in (("cosine", self._cosines), ("overlap", self._overlaps)):
+            values = np.concatenate([batch[:, tap] for batch in batches]) if batches else np.empty(0)
+            kept = values[~np.isnan(values)]
+            found["compared"] = len(kept)
+            found[name] = float(kept.mean()) if len(kept) else None
+            found[f"{name}_std"] = float(kept.std(ddof=1)) if len(kept) > 1 else None
+        return found
+
+
+def cosines(one: Maps, other: Maps) -> NDArray[np.float64]:
+    """Return the cosine of each two maps, (B, L): 0 if one of them is empty, NaN if both are."""
+    both, first, second = (
+        np.einsum("blhw,blhw->bl", a, b, dtype=np.float64) for a, b in ((one, other), (one, one), (other, other))
+    )
+    sizes = np.sqrt(first * second)
+    found = both / np.where(sizes == 0, 1.0, sizes)
+    return np.where((first == 0) & (second == 0), np.nan, found)
+
+
+def overlaps(one: Maps, other: Maps) -> NDArray[np.float64]:
+    """Return the share of their top pixels that each two maps have in common, (B, L); NaN if both are empty.
+
+    Both have as many, |A| = 20 % of the pixels, and the share is |A n B| / |A|, unless one has fewer that are not zero:
+    then of the larger set. Of unrelated maps it is 20 % on average.
+    """
+    a, b = top(one), top(other)
+    larger = np.maximum(a.sum((-2, -1)), b.sum((-2, -1)))
+    return np.where(larger == 0, np.nan, (a & b).sum((-2, -1)) / np.maximum(larger, 1))
+
+
+def top(maps: Maps) -> NDArray[np.bool_]:
+    """Return which pixels, bool (B, L, H, W), are among the highest 20 % of their map.
+
+    Of equal pixels on the edge the first in reading order are; those of value zero never are.
+    """
+    flat = maps.reshape(*maps.shape[:2], -1)
+    size = round(TOP * flat.shape[-1])
+    lowest = np.partition(flat, -size, axis=-1)[..., -size, None]
+    above, level = flat > lowest, flat == lowest
+    room = size - above.sum(-1, keepdims=True)
+    chosen = above | (level & (level.cumsum(-1) <= room))
+    return np.asarray(chosen & (flat > 0)).reshape(maps.shape)
