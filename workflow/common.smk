@@ -60,7 +60,11 @@ def artefact(run, name):
 
 def data_of_run(wildcards):
     """The data that a run sees."""
-    spec = RUNS[wildcards.run]
+    return data_of(RUNS[wildcards.run])
+
+
+def data_of(spec):
+    """The manifests of a run's data, those of its frames too."""
     files = [f"results/{SCALE.name}/data/{spec.dataset.name}.json"]
     if spec.dataset.events:
         clips = {one.network.timesteps for one in (spec, spec.teacher) if one}
@@ -116,9 +120,7 @@ def figure_seeds(wildcards):
 
 def notation_inputs(wildcards):
     """The run that table 1 looks into, with its teacher and data."""
-    spec = NOTATION.spec
-    files = [f"results/{SCALE.name}/data/{spec.dataset.name}.json"]
-    return files + [
+    return data_of(NOTATION.spec) + [
         artefact(run.name, name) for run in NOTATION.runs().values() for name in ("metrics.json", "weights.safetensors")
     ]
 

@@ -51,8 +51,14 @@ def measure(plan: Plan, results: Path, constants: Constants = Constants()) -> Ta
         bold=table.bold,
         columns=tuple(columns),
         cells=_with_decimals(_with_best_in_bold(cells) if table.bold else cells),
-        footnotes=table.footnotes,
+        footnotes=(*table.footnotes, *_prices(table.columns, constants)),
     )
+
+
+def _prices(columns: Iterable[Column], constants: Constants) -> Iterable[str]:
+    """Say what an operation costs where energies are shown."""
+    if {"energy", "strict-energy"} & {column.metric for column in columns}:
+        yield f"Energies at {constants.mac_pj:g} pJ a MAC and {constants.ac_pj:g} pJ an AC."
 
 
 def _command(plan: Plan, seeds: tuple[int, ...]) -> str:

@@ -17,6 +17,8 @@ from tables_example import (
     without,
 )
 
+from bkdsnn import paper
+from bkdsnn.analysis.energy import Constants
 from bkdsnn.errors import UserError
 from bkdsnn.spec import Pretrained
 from bkdsnn.tables import MeasuredCell, TableModel, measure
@@ -377,3 +379,9 @@ def test_unknown_keys_of_later_versions_do_no_harm(plan, tmp_path):
     folder = finish(plan.cell("ann", R19).runs[0], tmp_path, range(90), top5=99.0)
     assert json.loads((folder / "metrics.json").read_text())["top5"] == 99.0
     assert measured(plan, tmp_path, "ann", R19).mean == 90.0
+
+
+def test_energies_name_what_an_operation_costs(tmp_path):
+    model = measure(paper.plan("table5b", "smoke"), tmp_path, Constants(5.5, 1))
+    assert model.footnotes[-1] == "Energies at 5.5 pJ a MAC and 1 pJ an AC."
+    assert not any("pJ" in note for note in measure(paper.plan("table5a", "smoke"), tmp_path).footnotes)
