@@ -8,15 +8,17 @@ import resource
 
 import torch
 
+from bkdsnn import gpus
 from bkdsnn.errors import UserError
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names and values of glibc's malloc.h
 
 
 def choose(name: str, threads: int) -> torch.device:
-    """Return the device: `auto` (a GPU if there is one), `cpu`, `cuda` or `cuda:<n>`.
+    """Return the device: `auto` (a free GPU if there are any), `cpu`, `cuda` (a free one) or `cuda:<n>`.
 
-    Raises `UserError` if a GPU is asked for and absent: nothing falls back in silence.
+    A GPU that another process of ours computes on is waited for. Raises `UserError` if a GPU is asked for and absent:
+    nothing falls back in silence.
     """
     torch.set_num_threads(threads)
     _keep_memory()
@@ -29,8 +31,14 @@ def choose(name: str, threads: int) -> torch.device:
     present = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= present:
         raise UserError(f"device '{name}' asked for, but {present} CUDA devices are present; use device=auto or cpu")
-    if device.type == "cuda":
-        torch.backends.cudnn.deterministic = True
+    if device.type != "cuda":
+        return device
+    torch.backends.cudnn.deterministic = True
+    names = gpus.visible(present)
+    wanted = names if device.index is None else [names[device.index]]
+    (taken,) = gpus.claim(wanted, 1, gpus.lock_folder())
+    device = torch.device("cuda", names.index(taken))
+    torch.cuda.set_device(device)  # kernels that name no device use it too
     return device
 
 

@@ -1,0 +1,70 @@
+"""GPUs of this machine, each for one process: whoever computes on one holds its lock until it ends, however it ends."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import random
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from bkdsnn import files
+from bkdsnn.progress import log
+
+POLL_SECONDS = 1.0  # on average, between two looks for a free GPU
+_HELD: list[IO[str]] = []  # open for as long as this process lives
+
+
+def claim(wanted: Sequence[str], count: int, folder: Path) -> list[str]:
+    """Return `count` of the `wanted` GPUs that are free, waiting for them if need be; they stay this process's own.
+
+    All are taken or none, so that two processes never wait for each other. Raises `UserError` if `folder`, where the
+    locks lie, cannot be written.
+    """
+    told = False
+    while len(held := _locked(wanted, count, folder)) < count:
+        for stream in held.values():
+            stream.close()
+        if not told:
+            log.info("waiting for %d free of %d GPUs: others compute on them (%s)", count, len(wanted), folder)
+            told = True
+        time.sleep(POLL_SECONDS * random.uniform(0.5, 1.5))
+    _HELD.extend(held.values())
+    return list(held)
+
+
+def lock_folder(environment: Mapping[str, str] = os.environ) -> Path:
+    """Return where the locks of this user lie; a SLURM job has its own, for its devices are numbered anew."""
+    return Path(tempfile.gettempdir()) / f"bkdsnn-gpus-{os.getuid()}" / environment.get("SLURM_JOB_ID", "local")
+
+
+def visible(present: int, environment: Mapping[str, str] = os.environ) -> list[str]:
+    """Return what the `present` GPUs that this process sees are called by everyone on the machine."""
+    chosen = environment.get("CUDA_VISIBLE_DEVICES")
+    return [str(index) for index in range(present)] if chosen is None else chosen.split(",")[:present]
+
+
+def _locked(wanted: Sequence[str], count: int, folder: Path) -> dict[str, IO[str]]:
+    held: dict[str, IO[str]] = {}
+    for name in wanted:
+        if len(held) < count and (stream := _lock(folder / f"{name.strip()}.lock")):
+            held[name] = stream
+    return held
+
+
+def _lock(path: Path) -> IO[str] | None:
+    """Return the open lock, or None if another process holds it."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("a")
+    except OSError as error:
+        raise files.unwritable(path, error) from error
+    try:
+        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        stream.close()
+        return None
+    return stream
