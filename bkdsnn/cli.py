@@ -12,8 +12,10 @@ from typing import get_args
 
 from bkdsnn import errors, paper, progress
 from bkdsnn.analysis.energy import Constants
+from bkdsnn.attempts import expect_progress
 from bkdsnn.errors import Interrupted, UserError
 from bkdsnn.figures import plan as figures
+from bkdsnn.runs import RunFolder
 from bkdsnn.settings import data_root, weights_root
 from bkdsnn.spec import Dataset
 
@@ -39,11 +41,13 @@ def main(arguments: list[str] | None = None) -> int:
 def train(options: argparse.Namespace) -> None:
     """Carry out a run."""
     spec = paper.find_run(options.run, options.scale)
+    results = options.results / options.scale
+    expect_progress(RunFolder(results / "runs", spec), options.attempt)
     from bkdsnn import devices
     from bkdsnn.execute import execute
 
     device = devices.choose(options.device, options.threads)
-    execute(spec, options.results / options.scale, options.resources, device, options.minutes)
+    execute(spec, results, options.resources, device, options.minutes)
 
 
 def data(options: argparse.Namespace) -> None:
@@ -173,6 +177,12 @@ def parser() -> argparse.ArgumentParser:
     _common(one)
     _on_device(one)
     one.add_argument("--minutes", type=_positive(float), help="save and exit with 75 shortly before so many minutes")
+    one.add_argument(
+        "--attempt",
+        type=_positive(int),
+        default=1,
+        help="from 2 on, refuse if the one before got no further (default: 1)",
+    )
     one.add_argument("--resources", type=Path, default=Path("resources"), help="folder of published weights")
 
     one = _command(commands, "activity", activity)

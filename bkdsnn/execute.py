@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from bkdsnn import checkpoint, devices, files, models
+from bkdsnn.attempts import standing
 from bkdsnn.data import open_data
 from bkdsnn.data.loader import Loader
 from bkdsnn.evaluate import Evaluation, evaluate
@@ -36,7 +37,7 @@ def execute(spec: RunSpec, results: Path, resources: Path, device: torch.device,
         return
     with folder.locked(), folder.recorded():
         name = devices.describe(device)
-        folder.begin(name)
+        folder.begin(name, standing(folder.checkpoint))
         log.info("%s: on %s", spec.name, name)
         loader = open_loader(spec, results, device)
         if spec.recipe is None:

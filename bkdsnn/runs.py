@@ -57,9 +57,10 @@ class RunFolder:
             _claim(stream, lock)
             yield
 
-    def begin(self, device: str) -> None:
-        """Record the start of an attempt."""
-        attempt = {"started": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "host": socket.gethostname(), "device": device}
+    def begin(self, device: str, at: list[int] | None) -> None:
+        """Record the start of an attempt, and the epoch and step `at` which its checkpoint stands."""
+        started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
+        attempt = {"started": started, "host": socket.gethostname(), "device": device, "at": at}
         earlier = self.attempts.read_text() if self.attempts.exists() else ""
         files.write_text(self.attempts, earlier + json.dumps(attempt) + "\n")
 

@@ -37,6 +37,7 @@ class Settings(Strict):
     seeds: tuple[int, ...] | None = Field(default=None, description="replaces the scale's seeds")
     neurons: paper.Preset = "reference"
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    slice_minutes: int = Field(default=1440, gt=0, description="longest attempt at a training")
     data: Root = Root()
     weights: Root = Root()
     energy: Energy = Energy()

@@ -94,7 +94,7 @@ def contents(folder):
 # ---- Help and messages -----------------------------------------------------------------------------------------------
 
 ARGUMENTS = {
-    "train": {"run", "--scale", "--results", "--device", "--threads", "--minutes", "--resources", "--log"},
+    "train": {"run", "--scale", "--results", "--device", "--threads", "--attempt", "--minutes", "--resources", "--log"},
     "data": {"dataset", "--scale", "--results", "--root", "--log"},
     "frames": {"dataset", "--timesteps", "--scale", "--results", "--log"},
     "weights": {"name", "--root", "--resources", "--log"},

@@ -18,7 +18,10 @@ rule teacher:
     resources:
         gpu=GPUS,
         mem_mb=MEMORY_MB,
+        runtime=SETTINGS.slice_minutes,
+        attempt=lambda wildcards, attempt: attempt,
     params:
         scale=SCALE.name,
     shell:
-        "python -m bkdsnn train {wildcards.run} --scale {params.scale} --threads {threads} --log {log}"
+        "python -m bkdsnn train {wildcards.run} --scale {params.scale} --threads {threads} "
+        "--minutes {resources.runtime} --attempt {resources.attempt} --log {log}"

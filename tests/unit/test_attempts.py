@@ -1,0 +1,89 @@
+"""Retries: they go on where there was progress, and refuse where there was none."""
+
+import json
+
+import pytest
+from training_example import CPU, run
+
+from bkdsnn import cli, paper
+from bkdsnn.attempts import expect_progress, standing
+from bkdsnn.data import prepare
+from bkdsnn.errors import Interrupted, UserError
+from bkdsnn.execute import execute
+from bkdsnn.runs import RunFolder
+
+
+@pytest.fixture
+def results(tmp_path):
+    return tmp_path / "all" / "smoke"
+
+
+@pytest.fixture
+def spec():
+    return paper.plan("table2a", "smoke").cell("bkdsnn", "resnet20-cifar10").runs[0]
+
+
+@pytest.fixture
+def folder(results, spec):
+    """The folder of a student whose data and teacher are there."""
+    prepare(spec.dataset, None, results / "data" / f"{spec.dataset.name}.json")
+    run(spec.teacher, results)
+    return RunFolder(results / "runs", spec)
+
+
+def slice_of_one_step(spec, results):
+    with pytest.raises(Interrupted):
+        execute(spec, results, results / "resources", CPU, 1e-9)
+
+
+def train(spec, results, attempt):
+    line = ["train", spec.name, "--scale", "smoke", "--results", str(results.parent), "--device", "cpu"]
+    return cli.main([*line, "--attempt", str(attempt)])
+
+
+def test_a_checkpoint_says_where_it_stands(folder, spec, results):
+    assert standing(folder.checkpoint) is None
+    slice_of_one_step(spec, results)
+    assert standing(folder.checkpoint) == [0, 1]
+    folder.checkpoint.write_bytes(folder.checkpoint.read_bytes()[:100])
+    assert standing(folder.checkpoint) is None
+
+
+def test_an_attempt_that_got_further_is_continued(folder, spec, results):
+    slice_of_one_step(spec, results)
+    expect_progress(folder, 2)
+    slice_of_one_step(spec, results)
+    expect_progress(folder, 3)
+    assert train(spec, results, 3) == 0
+    begun = [one["at"] for one in json.loads((folder.path / "provenance.json").read_text())["attempts"]]
+    assert begun == [None, [0, 1], [0, 2]]
+    expect_progress(folder, 4)  # finished
+
+
+def test_an_error_is_not_retried_but_for_a_person(folder, spec, results, capsys):
+    teacher = folder.of(spec.teacher).path / "weights.safetensors"
+    kept = teacher.read_bytes()
+    teacher.write_bytes(kept[:-100])
+    assert train(spec, results, 1) == 1
+    first = capsys.readouterr().err
+    assert "damaged" in first
+    assert train(spec, results, 2) == train(spec, results, 3) == 1
+    told = list(dict.fromkeys(capsys.readouterr().err.splitlines()))  # each call in this process adds a handler
+    assert "attempt 1 got no further than its beginning" in told[0] and "attempt 2 got no further" in told[1]
+    assert all(line.count("damaged") == 1 and "start snakemake again" in line for line in told)
+    assert len(folder.attempts.read_text().splitlines()) == 1  # the refused ones never began
+    teacher.write_bytes(kept)
+    assert train(spec, results, 1) == 0
+
+
+def test_a_crash_after_progress_is_retried_once_more(folder, spec, results):
+    slice_of_one_step(spec, results)
+    folder.begin("a CPU", standing(folder.checkpoint))  # and killed
+    with pytest.raises(UserError, match=r"attempt 2 got no further than epoch 1, step 1 \(it was killed\)"):
+        expect_progress(folder, 3)
+    assert "it was killed" in json.loads((folder.path / "failure.json").read_text())["message"]
+
+
+def test_who_never_began_is_not_retried(folder, spec, results):
+    with pytest.raises(UserError, match=r"attempt 1 got no further than its beginning"):
+        expect_progress(folder, 2)
