@@ -15,3 +15,12 @@ include: "workflow/rules/students.smk"
 include: "workflow/rules/analysis.smk"
 include: "workflow/rules/figures.smk"
 include: "workflow/rules/tables.smk"
+
+
+# Here and not in an included file, where Snakemake would not take it for the default.
+rule all:
+    default_target: True
+    input:
+        rules.notation.output,
+        [path for one in PLANS for path in table_files(one)],
+        [path for one in FIGURES for path in figure_files(one)],

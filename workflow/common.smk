@@ -122,7 +122,14 @@ def figure_inputs(wildcards):
 
 def figure_seeds(wildcards):
     """The seeds of a figure, as an option; none where they are those of the scale."""
+    if FIGURES[wildcards.figure].figure.kind in figures.OF_ONE_SEED:
+        return first_seed(wildcards)
     return f"--seeds {' '.join(map(str, SETTINGS.seeds))}" if SETTINGS.seeds else ""
+
+
+def first_seed(wildcards):
+    """The seed of what shows single networks, as an option; none where it is the scale's first."""
+    return f"--seeds {SETTINGS.seeds[0]}" if SETTINGS.seeds and SETTINGS.seeds[0] != SCALE.seeds[0] else ""
 
 
 def notation_inputs(wildcards):

@@ -151,7 +151,7 @@ def test_every_run_leaves_its_artefacts_and_no_checkpoints(finished):
 def test_progress_is_told(finished):
     output = finished.output  # several processes write to it: a line may begin behind one that is not ended yet
     for name, spec in paper.all_runs("smoke").items():
-        said = [text for text in re.findall(rf"{name}: (.*)", output) if not text.startswith("analysed")]
+        said = [text for text in re.findall(rf"{name}: (.*)", output) if not re.match(r"analysed|\d+ entries", text)]
         assert re.fullmatch(r"on .*, 1 threads", said[0])
         epochs = spec.recipe.total_epochs if spec.recipe else 0
         last = rf"epoch {epochs}/{epochs}, .*top-1 \d+\.\d\d %, done" if epochs else r"top-1 \d+\.\d\d %"
@@ -233,6 +233,12 @@ def test_every_figure_is_drawn_and_marked_with_its_scale(finished, figure):
     with (drawn / f"{figure}.csv").open(newline="") as stream:
         lines = list(csv.DictReader(stream))
     assert lines and {(line["figure"], line["scale"]) for line in lines} == {(figure, "smoke")}
+
+
+def test_all_is_what_is_made_without_a_target(tmp_path):
+    ended = snakemake(tmp_path, "--dry-run", *SMOKE)
+    assert ended.returncode == 0 and jobs(ended.stdout) == jobs(snakemake(tmp_path, "--dry-run", "all", *SMOKE).stdout)
+    assert jobs(ended.stdout)["table"] > 10
 
 
 def test_a_report_shows_tables_and_figures(copy):

@@ -47,7 +47,7 @@ rule gradcam:
         command="gradcam",
         scale=SCALE.name,
         neurons=SETTINGS.neurons,
-        seeds=figure_seeds,
+        seeds=first_seed,
     shell:
         "python -m bkdsnn {params.command} {wildcards.figure} --scale {params.scale} --neurons {params.neurons} "
         "{params.seeds} --threads {threads} --log {log}"
@@ -63,4 +63,4 @@ use rule gradcam as features with:
         command="features",
         scale=SCALE.name,
         neurons=SETTINGS.neurons,
-        seeds=figure_seeds,
+        seeds=first_seed,

@@ -64,7 +64,7 @@ rule notation:
     params:
         scale=SCALE.name,
         neurons=SETTINGS.neurons,
-        seeds=figure_seeds,
+        seeds=first_seed,
     shell:
         "python -m bkdsnn notation --scale {params.scale} --neurons {params.neurons} {params.seeds} --log {log}"
 
@@ -84,11 +84,3 @@ for one in PLANS:
         input:
             table_files(one),
         localrule: True
-
-
-rule all:
-    default_target: True
-    input:
-        rules.notation.output,
-        [path for one in PLANS for path in table_files(one)],
-        [path for one in FIGURES for path in figure_files(one)],
