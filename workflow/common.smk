@@ -4,7 +4,6 @@ import sys
 sys.path.insert(0, str(workflow.basedir))
 
 from snakemake.exceptions import WorkflowError
-from snakemake.settings.types import MaxJobsPerTimespan
 
 from bkdsnn import paper
 from bkdsnn.errors import UserError
@@ -12,12 +11,6 @@ from bkdsnn.figures import plan as figures
 from bkdsnn.notation import plan as notations
 from bkdsnn.settings import Settings
 from bkdsnn.spec import Pretrained
-
-# Under its limit of starts a second, which --max-jobs-per-timespan sets, Snakemake adds a timer for every job that ends,
-# and each looks for work once a second until the end: after hundreds of short runs they take a third of a core.
-SCHEDULING = workflow.scheduling_settings
-if SCHEDULING and SCHEDULING.max_jobs_per_timespan == MaxJobsPerTimespan.parse_choice("100/1s"):  # the default
-    SCHEDULING.max_jobs_per_timespan = None
 
 ARTEFACTS = ["metrics.json", "weights.safetensors", "predictions.npz", "history.jsonl", "spec.json", "provenance.json"]
 
@@ -170,3 +163,11 @@ wildcard_constraints:
     dataset="|".join(DATASETS),
     published="|".join(PUBLISHED),
     timesteps=r"\d+",
+
+
+# Under its limit of starts, by default 100 a second, Snakemake adds a timer for every job that ends, and each looks for
+# work once a second until the end: after hundreds of short runs they take a third of a core.
+onstart:
+    limit = workflow.scheduler.job_rate_limiter
+    if limit and (limit.max_jobs, limit.timespan) == (100, 1):
+        workflow.scheduler.job_rate_limiter = None
