@@ -113,7 +113,6 @@ class Scale(Strict):
     name: str
     note: str = Field(description="the sentence that every caption of this scale carries")
     seeds: tuple[int, ...]
-    seeds_of: dict[str, tuple[int, ...]] = Field(default={}, description="other seeds, by table")
     pretrained: Literal["none", "fine-tuned", "all"] = Field(
         description="which of the published weights that columns name are used: only those to be fine-tuned, or all"
     )
@@ -122,10 +121,6 @@ class Scale(Strict):
     recipes: dict[str, Fragment] = Field(default={}, description="by recipe; '*' applies to all of them first")
     distill: Terms = Field(default={}, description="by term, such as weights for small feature maps")
     gpu: bool = Field(default=False, description="whether the workflow asks for a GPU per training")
-
-    def seeds_for(self, table: str) -> tuple[int, ...]:
-        """Return the seeds of that table."""
-        return self.seeds_of.get(table, self.seeds)
 
 
 def _expect(found: int, expected: int, what: str) -> None:

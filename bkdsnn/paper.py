@@ -165,12 +165,11 @@ class Expansion:
         files = sorted((config / "recipes").glob("*.yaml"))
         self.recipes = {name: recipe for path in files for name, recipe in _catalogue(Recipe, path).items()}
         self.quantised = _catalogue(Quantised, config / "quantised.yaml")
-        self._check_scale(table_names(config))
+        self._check_scale()
 
-    def _check_scale(self, tables: Iterable[str]) -> None:
+    def _check_scale(self) -> None:
         """Refuse overrides of things that do not exist: they would be ignored in silence."""
         where = f"config/scales/{self.scale.name}.yaml"
-        _all_known("table", self.scale.seeds_of, tables, where)
         _all_known("dataset", self.scale.datasets, self.datasets, where)
         _all_known("network", self.scale.networks, self.networks, where)
         _all_known("recipe", self.scale.recipes, {"*", *self.recipes}, where)
@@ -178,7 +177,7 @@ class Expansion:
 
     def plan(self, table: Table, seeds: Iterable[int] | None = None) -> Plan:
         """Return the plan of a table; see `paper.plan`."""
-        chosen = tuple(self.scale.seeds_for(table.name) if seeds is None else seeds)
+        chosen = tuple(self.scale.seeds if seeds is None else seeds)
         if not chosen:
             raise UserError("'seeds' is empty; give at least one, such as seeds=[0]")
         self._check_table(table)
@@ -203,7 +202,7 @@ class Expansion:
 
     def cell(self, table: Table, row: Row, column: Column, seeds: Iterable[int] | None = None) -> Cell:
         """Return one cell of a table, its runs at `seeds` or at those of the scale."""
-        seeds = self.scale.seeds_for(table.name) if seeds is None else seeds
+        seeds = self.scale.seeds if seeds is None else seeds
         index = table.columns.index(column)
         if row.columns:
             where = f"config/paper/{table.name}.yaml, 'columns' of row '{row.key}'"

@@ -121,8 +121,7 @@ def load_figure(name: str, config: Path = CONFIG) -> Figure:
 def plan_figure(expansion: Expansion, figure: Figure, seeds: Iterable[int] | None = None) -> FigurePlan:
     """Expand a figure at a scale; an unknown table, column or row raises `UserError`.
 
-    `seeds` replaces the scale's. Without it each curve has the seeds of its table, and a kind of figure that shows
-    single networks has the first of them.
+    `seeds` replaces the scale's; a kind of figure that shows single networks has the first of them.
     """
     chosen = None if seeds is None else tuple(seeds)
     if chosen == ():
@@ -156,7 +155,7 @@ def _cell(
     if name not in table_names():
         raise unknown("table", name, table_names(), where)
     table = load_table(name)
-    seeds = expansion.scale.seeds_for(name) if seeds is None else seeds
+    seeds = expansion.scale.seeds if seeds is None else seeds
     if figure.kind in OF_ONE_SEED:
         seeds = seeds[:1]
     column = _column(table, curve.column or panel.column, where)

@@ -169,21 +169,9 @@ def remarks(plan: FigurePlan) -> list[str]:
         f"Figure {plan.figure.number} of the paper, reproduced: {plan.figure.title}.",
         plan.scale.note.strip(),
         f"Data: {'; '.join(parts)}.",
-        _seeds(plan),
+        f"{'Seed' if len(plan.seeds) == 1 else 'Seeds'}: {', '.join(map(str, plan.seeds))}.",
         *plan.figure.notes,
     ]
-
-
-def _seeds(plan: FigurePlan) -> str:
-    """Name the seeds, panel by panel where they differ; published weights have none, whatever their run says."""
-    panels: dict[str, list[str]] = {}
-    for panel in plan.panels:
-        seeds = max((tuple(run.seed for run in curve.runs) for curve in panel.curves), key=len)
-        panels.setdefault(", ".join(map(str, seeds)), []).append(panel.title)
-    if len(panels) == 1:
-        return f"{'Seed' if len(plan.seeds) == 1 else 'Seeds'}: {next(iter(panels))}."
-    parts = (f"{seeds} ({', '.join(titles)})" for seeds, titles in panels.items())
-    return f"Seeds: {'; '.join(parts)}."
 
 
 def spread(plan: FigurePlan) -> list[str]:

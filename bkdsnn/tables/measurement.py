@@ -62,8 +62,7 @@ def _prices(columns: Iterable[Column], constants: Constants) -> Iterable[str]:
 
 
 def _command(plan: Plan, seeds: tuple[int, ...]) -> str:
-    own = plan.scale.seeds_for(plan.table.name)
-    return command(plan.table.name, plan.scale.name, plan.neurons, None if seeds == own else seeds)
+    return command(plan.table.name, plan.scale.name, plan.neurons, None if seeds == plan.scale.seeds else seeds)
 
 
 def _comparable(scale: Scale) -> bool:

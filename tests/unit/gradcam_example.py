@@ -74,7 +74,7 @@ def finish(plan, results, change=lambda name, network: None):
         network = lively(spec, seed)
         change(spec.name, network)
         folder = RunFolder(results / "runs", spec)
-        folder.begin("a CPU", None)
+        folder.begin("a CPU", None, lambda: 1.0)
         loader = open_loader(spec, results, CPU)
         write_artefacts(folder, network, evaluate(network, loader), [], loader, "a CPU")
     return results

@@ -113,19 +113,6 @@ def test_the_paper_scale_names_no_stand_in(tmp_path):
     assert "stand" not in text
 
 
-def test_panels_with_other_seeds_are_named(plan):
-    panels = (
-        {**R18, "curves": LOSSES},
-        {**R18, "title": "R-18 (2c)", "table": "table2c", "column": "resnet18-imagenet"},
-    )
-    panels[1]["curves"] = [{"label": "BKDSNN", "row": "bkdsnn"}]
-    two = figure_plan("accuracy-by-time", *panels, scale="demo", seeds=None)
-    (one, other) = (sorted({run.seed for curve in panel.curves for run in curve.runs}) for panel in two.panels)
-    assert one != other
-    joined = [", ".join(map(str, seeds)) for seeds in (one, other)]
-    assert f"Seeds: {joined[0]} (R-18); {joined[1]} (R-18 (2c))." in style.remarks(two)
-
-
 def test_the_remarks_stay_inside_the_picture(plan):
     with style.applied():
         picture = style.sheet(plan, style.ONE_COLUMN, 1.5, ["λ of L_BKD " * 30])

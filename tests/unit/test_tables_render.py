@@ -280,8 +280,8 @@ def test_other_seeds_than_the_scale_s_own_are_part_of_the_command(tmp_path):
     ]
 
 
-def test_the_table_s_own_seeds_are_not_part_of_the_command(tmp_path):
-    plan = without(example_plan(DEMO.model_copy(update={"seeds_of": {"table9z": (0, 2)}})), 1)
+def test_the_scale_s_own_seeds_are_not_part_of_the_command(tmp_path):
+    plan = without(example_plan(DEMO.model_copy(update={"seeds": (0, 2)})), 1)
     assert measure(plan, tmp_path).command == "snakemake --cores all table9z"
 
 

@@ -34,7 +34,7 @@ ACTIVITY = {"5a": 36, "5b": 8}
 JOBS = {  # dataset, published_weights, teacher, student, evaluation, table, frames
     **{(f"table{number}", "smoke"): (DATASETS[number], 0, *of, 1, FRAMES[number]) for number, of in KINDS.items()},
     ("table2a", "demo"): (2, 0, 4, 32, 4, 1, 0),
-    ("table2c", "demo"): (1, 0, 6, 48, 6, 1, 0),
+    ("table2c", "demo"): (1, 0, 3, 24, 3, 1, 0),
     ("table2b", "demo"): (2, 0, 2, 42, 0, 1, 0),
     ("table4d", "demo"): (2, 0, 4, 32, 0, 1, 0),
     ("table2c", "lite"): (1, 0, 9, 72, 9, 1, 0),
@@ -49,7 +49,7 @@ JOBS = {  # dataset, published_weights, teacher, student, evaluation, table, fra
     ("table4a", "paper"): (2, 1, 12, 108, 0, 1, 0),
     ("table4b", "paper"): (1, 4, 0, 72, 4, 1, 0),
     ("all", "smoke"): (8, 0, 17, 272, 7, 16, 11),
-    ("all", "demo"): (8, 0, 20, 296, 10, 16, 11),
+    ("all", "demo"): (8, 0, 17, 272, 7, 16, 11),
     ("all", "lite"): (8, 1, 51, 816, 21, 16, 11),
     ("all", "paper"): (8, 5, 39, 816, 25, 16, 11),
 }
