@@ -5,13 +5,14 @@ BIN := .venv/bin
 READY := .venv/.ready
 ARGS ?=
 
-.PHONY: help setup all test lint readme lock clean
+.PHONY: help setup all test faults lint readme lock clean
 
 help:
 	@echo "make table2c   set up and make table 2c at demo scale (any table: make table<number>)"
 	@echo "make fig4      a figure (any: make fig<number>)"
 	@echo "make all       every table and figure"
 	@echo "make test      set up, lint and test"
+	@echo "make faults    kill, cut short and corrupt trainings 50 times"
 	@echo "make setup     only set up .venv"
 	@echo "make clean     remove .venv and caches, never results"
 
@@ -39,6 +40,9 @@ lint: $(READY)
 
 test: lint
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist worksteal $(ARGS)
+
+faults: $(READY)
+	BKDSNN_KILLS=50 OMP_NUM_THREADS=1 $(BIN)/pytest -s tests/faults $(ARGS)
 
 # Maintainers: put the generated demo table into README.md.
 readme: table2c

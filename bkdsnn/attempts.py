@@ -9,15 +9,16 @@ from safetensors import SafetensorError, safe_open
 
 from bkdsnn import files
 from bkdsnn.errors import UserError
+from bkdsnn.ledger import Place
 from bkdsnn.runs import RunFolder
 
 
-def standing(checkpoint: Path) -> list[int] | None:
+def standing(checkpoint: Path) -> Place:
     """Return the epoch and step of a checkpoint; None if there is none that can be read."""
     try:
         with safe_open(checkpoint, "np") as stream:
             position = json.loads(stream.metadata()["bkdsnn"])["position"]
-            return [position["epoch"], position["step"]]
+            return position["epoch"], position["step"]
     except (OSError, SafetensorError, ValueError, KeyError, TypeError):
         return None
 
@@ -27,7 +28,8 @@ def expect_progress(folder: RunFolder, attempt: int) -> None:
 
     The run is then marked as failed, also if its process was killed and could not do so itself.
     """
-    if attempt == 1 or folder.finished or (stands := standing(folder.checkpoint)) != _began(folder):
+    stands, began = standing(folder.checkpoint), [one.origin for one in folder.attempts()[-1:]]
+    if attempt == 1 or folder.finished or [stands] != (began or [None]):
         return
     where = "its beginning" if stands is None else f"epoch {stands[0] + 1}, step {stands[1]}"
     failure = folder.path / "failure.json"
@@ -39,12 +41,3 @@ def expect_progress(folder: RunFolder, attempt: int) -> None:
     if not failure.is_file():
         files.write_json(failure, {"run": folder.spec.name, "message": message})
     raise UserError(message)
-
-
-def _began(folder: RunFolder) -> list[int] | None:
-    """Where the last attempt that is on record began."""
-    try:
-        began: list[int] | None = json.loads(folder.attempts.read_text().splitlines()[-1])["at"]
-    except (OSError, ValueError, IndexError, KeyError):
-        return None
-    return began

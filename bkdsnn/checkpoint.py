@@ -7,18 +7,25 @@ the position (epoch and step within it) and the history so far. Random streams n
 from __future__ import annotations
 
 import json
+import zlib
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bkdsnn import files
 from bkdsnn.errors import UserError
+from bkdsnn.progress import log
 
 FORMAT = 1
+
+
+class Damaged(UserError):
+    """A file that is truncated, or whose tensors are not those that were written."""
 
 
 @dataclass
@@ -37,14 +44,34 @@ class Position:
 
 
 def save(path: Path, spec: str, position: Position, parts: dict[str, nn.Module], optimizer: Any, scaler: Any) -> None:
-    """Write a checkpoint atomically; `spec` is the digest of the run spec."""
+    """Write a checkpoint atomically and keep the one before; `spec` is the digest of the run spec."""
     tensors = {f"{name}/{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
     state = optimizer.state_dict()
     tensors |= {f"optimizer/{i}/{key}": value for i, entry in state["state"].items() for key, value in entry.items()}
     # timm's LAMB counts its steps, on which its bias correction depends, in the groups
     tensors |= {f"groups/{i}/step": group["step"] for i, group in enumerate(state["param_groups"]) if "step" in group}
     header = {"format": FORMAT, "spec": spec, "position": vars(position), "scaler": scaler.state_dict()}
-    write_tensors(path, {key: value for key, value in tensors.items() if value is not None}, header)
+    write_tensors(path, {key: value for key, value in tensors.items() if value is not None}, header, keep=before(path))
+
+
+def before(path: Path) -> Path:
+    """Where the checkpoint before the last one lies."""
+    return path.with_name(f"previous{path.suffix}")
+
+
+def resume(path: Path, spec: str, parts: dict[str, nn.Module], optimizer: Any, scaler: Any) -> Position:
+    """Go on from a checkpoint, or where it is damaged from the one before; without any, begin.
+
+    A damaged file is moved aside and named. Raises `UserError` for a checkpoint of another spec.
+    """
+    for candidate in (path, before(path)):
+        if candidate.exists():
+            try:
+                return load(candidate, spec, parts, optimizer, scaler)
+            except Damaged as error:
+                aside = candidate.replace(candidate.with_name(f"{candidate.name}.damaged"))
+                log.warning("%s; moved to %s, going on from what was saved before", error, aside)
+    return Position()
 
 
 def load(path: Path, spec: str, parts: dict[str, nn.Module], optimizer: Any, scaler: Any) -> Position:
@@ -64,18 +91,24 @@ def load(path: Path, spec: str, parts: dict[str, nn.Module], optimizer: Any, sca
     return Position(**header["position"])
 
 
-def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]) -> None:
-    """Write tensors and a JSON header atomically."""
+def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any], keep: Path | None = None) -> None:
+    """Write tensors and a JSON header, with a checksum, atomically; an old file is kept as `keep`."""
     plain = {key: value.detach().contiguous() for key, value in tensors.items()}
+    header = {**header, "crc32": _crc32(plain)}
     with files.replacing(path) as temporary:
         try:
             save_file(plain, temporary, metadata={"bkdsnn": json.dumps(header)})
         except SafetensorError as error:
             raise OSError(0, str(error)) from error
+        if keep and path.exists():
+            path.replace(keep)
 
 
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return tensors and header. Raises `UserError` if the file is missing, truncated or of another program."""
+    """Return tensors and header.
+
+    Raises `UserError` if the file is missing or of another program, and `Damaged` if it is not what was written.
+    """
     if not path.is_file():
         raise UserError(f"{path}: no such file")
     try:
@@ -83,9 +116,12 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             header = json.loads((stream.metadata() or {}).get("bkdsnn", "null"))
             tensors = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, ValueError) as error:
-        raise UserError(f"{path}: damaged or not safetensors ({error}); delete it to start this run afresh") from error
+        raise Damaged(f"{path}: damaged or not safetensors ({error}); delete it to start this run afresh") from error
     if header is None:
         raise UserError(f"{path}: not written by bkdsnn (no 'bkdsnn' header)")
+    if header.get("crc32", found := _crc32(tensors)) != found:
+        wrong = f"CRC-32 is {found}, expected {header['crc32']}"
+        raise Damaged(f"{path}: damaged ({wrong}); delete it to start this run afresh")
     return tensors, header
 
 
@@ -99,6 +135,16 @@ def load_weights(module: nn.Module, tensors: dict[str, Tensor], where: str) -> N
         if value.shape != tensors[key].shape:
             raise UserError(f"{where}: '{key}' has shape {tuple(tensors[key].shape)}, expected {tuple(value.shape)}")
     module.load_state_dict(tensors)
+
+
+def _crc32(tensors: dict[str, Tensor]) -> int:
+    """Checksum of all bytes, whatever the order of the tensors."""
+    found = 0
+    for key in sorted(tensors):
+        found = zlib.crc32(
+            tensors[key].reshape(-1).view(torch.uint8).cpu().numpy().data, zlib.crc32(key.encode(), found)
+        )
+    return found
 
 
 def _below(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 from pathlib import Path
 from typing import Any
@@ -34,10 +35,11 @@ def execute(spec: RunSpec, results: Path, resources: Path, device: torch.device,
     folder = RunFolder(results / "runs", spec)
     if folder.finished:
         log.info("%s: already finished", spec.name)
+        folder.clear_checkpoints()  # a kill may have come between the results and this
         return
     with folder.locked(), folder.recorded():
         name = devices.describe(device)
-        folder.begin(name, standing(folder.checkpoint))
+        folder.begin(name, standing(folder.checkpoint), functools.partial(devices.peak_memory_mb, device))
         log.info("%s: on %s", spec.name, name)
         loader = open_loader(spec, results, device)
         if spec.recipe is None:
@@ -85,7 +87,7 @@ def write_artefacts(
     checkpoint.write_tensors(path / "weights.safetensors", network.state_dict(), {"spec": spec.digest})
     with files.replacing(path / "predictions.npz") as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, predicted=evaluation.predicted.astype(np.int16), correct=evaluation.correct)
-    files.write_json(path / "provenance.json", provenance(folder.attempts, device, loader.digest, seconds))
+    files.write_json(path / "provenance.json", provenance(folder.attempts(), device, loader.digest, seconds))
     files.write_json(path / "metrics.json", metrics(spec, network, evaluation, history, loader))
 
 

@@ -6,12 +6,15 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from bkdsnn.errors import UserError
+
+_TEMPORARY = re.compile(r"\..+\.\d+\.[0-9a-f]{8}")  # as `replacing` names them
 
 
 @contextlib.contextmanager
@@ -31,6 +34,13 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
+
+
+def sweep(folder: Path) -> None:
+    """Remove what `replacing` left below a folder when its process was killed. Nobody else may be writing there."""
+    for path in folder.rglob(".*"):
+        if _TEMPORARY.fullmatch(path.name):
+            path.unlink()
 
 
 def unwritable(path: Path, error: OSError) -> UserError:

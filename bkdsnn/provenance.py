@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import importlib.metadata
-import json
 import platform
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import bkdsnn
+from bkdsnn.ledger import Attempt
 
 PACKAGES = ("torch", "spikingjelly", "numpy", "safetensors")
 
 
-def provenance(attempts: Path, device: str, data_digest: str, seconds: float) -> dict[str, Any]:
+def provenance(attempts: list[Attempt], device: str, data_digest: str, seconds: float) -> dict[str, Any]:
     """Return code version, environment, device, data digest, attempts and training time in seconds."""
     return {
         "bkdsnn": bkdsnn.__version__,
@@ -24,7 +24,7 @@ def provenance(attempts: Path, device: str, data_digest: str, seconds: float) ->
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "device": device,
         "data_digest": data_digest,
-        "attempts": [json.loads(line) for line in attempts.read_text().splitlines()],
+        "attempts": [one.model_dump(include={"started", "host", "device", "origin"}) for one in attempts],
         "seconds": seconds,
     }
 

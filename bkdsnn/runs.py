@@ -8,13 +8,13 @@ import json
 import os
 import shutil
 import socket
-import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bkdsnn import files
 from bkdsnn.errors import Interrupted, UserError
+from bkdsnn.ledger import Attempt, Entry, Event, Place, read
 from bkdsnn.spec import RunSpec
 
 if TYPE_CHECKING:
@@ -33,7 +33,9 @@ class RunFolder:
         self.spec = spec
         self.path = runs / spec.name
         self.checkpoint = self.path / "checkpoints" / "last.safetensors"
-        self.attempts = self.path / "checkpoints" / "attempts.jsonl"
+        self.lock = self.path / "checkpoints" / "lock"
+        self.ledger = runs.parent / "ledger" / f"{spec.name}.jsonl"
+        self.entry: Entry | None = None
 
     @property
     def finished(self) -> bool:
@@ -46,23 +48,35 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep a second writer out; the lock dies with the process. Raises `UserError` if it is taken."""
-        lock = self.path / "checkpoints" / "lock"
+        """Keep a second writer out and clear up after a killed one. Raises `UserError` if the lock is taken.
+
+        The lock dies with the process.
+        """
         try:
-            lock.parent.mkdir(parents=True, exist_ok=True)
-            stream = lock.open("a+")
+            self.lock.parent.mkdir(parents=True, exist_ok=True)
+            stream = self.lock.open("a+")
         except OSError as error:
-            raise files.unwritable(lock, error) from error
+            raise files.unwritable(self.lock, error) from error
         with stream:
-            _claim(stream, lock)
+            _claim(stream, self.lock)
+            files.sweep(self.path)
             yield
 
-    def begin(self, device: str, at: list[int] | None) -> None:
-        """Record the start of an attempt, and the epoch and step `at` which its checkpoint stands."""
-        started = time.strftime("%Y-%m-%dT%H:%M:%S%z")
-        attempt = {"started": started, "host": socket.gethostname(), "device": device, "at": at}
-        earlier = self.attempts.read_text() if self.attempts.exists() else ""
-        files.write_text(self.attempts, earlier + json.dumps(attempt) + "\n")
+    def begin(self, device: str, origin: Place, memory: Callable[[], float]) -> None:
+        """Enter an attempt that begins where the checkpoint stands; `memory` tells its peak memory in MiB."""
+        self.entry = Entry(self.ledger, memory)
+        self.entry.begin(self.spec, device, origin)
+
+    def saved(self, epoch: int, step: int) -> None:
+        """Enter that the attempt saved a checkpoint."""
+        if self.entry:
+            self.entry.saved(epoch, step)
+
+    def attempts(self) -> list[Attempt]:
+        """Return the attempts since the run was last finished."""
+        every = read(self.ledger)
+        finished = [index for index, one in enumerate(every) if one.event == "finished"]
+        return every[finished[-1] + 1 :] if finished else every
 
     def write_history(self, records: list[dict[str, Any]]) -> None:
         """Begin `history.jsonl` with the epochs that a checkpoint remembers."""
@@ -74,16 +88,25 @@ class RunFolder:
 
     @contextlib.contextmanager
     def recorded(self) -> Iterator[None]:
-        """Leave `failure.json` if an error ends the run; tables then show the cell as failed."""
+        """Enter how the attempt ends; an error leaves `failure.json`, and tables then show the cell as failed."""
         failure = self.path / "failure.json"
+        failure.unlink(missing_ok=True)
         try:
-            failure.unlink(missing_ok=True)
             yield
-        except Exception as error:
-            if not isinstance(error, Interrupted):
-                with contextlib.suppress(UserError):
-                    files.write_json(failure, {"run": self.spec.name, "message": str(error) or repr(error)})
+        except (Interrupted, KeyboardInterrupt, SystemExit) as pause:
+            self._end("interrupted", str(pause))
             raise
+        except Exception as error:
+            message = str(error) or repr(error)
+            self._end("failed", message)
+            with contextlib.suppress(UserError):
+                files.write_json(failure, {"run": self.spec.name, "message": message})
+            raise
+        self._end("finished")
+
+    def _end(self, event: Event, message: str = "") -> None:
+        if self.entry:
+            self.entry.end(event, message)
 
     def weights(self) -> dict[str, Tensor]:
         """Return the trained weights. Raises `UserError` if the run is unfinished or the file is not of this spec."""

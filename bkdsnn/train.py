@@ -56,11 +56,13 @@ def train(
     scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda" and recipe.precision == "fp16")
     correction = Correction(spec, student)
     parts = {"student": student, "criterion": criterion}
-    saver = Saver(lambda at: checkpoint.save(folder.checkpoint, spec.digest, at, parts, optimizer, scaler))
 
-    at = Position()
-    if folder.checkpoint.exists():
-        at = checkpoint.load(folder.checkpoint, spec.digest, parts, optimizer, scaler)
+    def write(at: Position) -> None:
+        checkpoint.save(folder.checkpoint, spec.digest, at, parts, optimizer, scaler)
+        folder.saved(at.epoch, at.step)
+
+    saver = Saver(write)
+    at = checkpoint.resume(folder.checkpoint, spec.digest, parts, optimizer, scaler)
     folder.write_history(at.history)
     progress = Progress(spec.name, recipe.total_epochs, loader.steps, at.epoch + at.step / loader.steps)
     evaluation = None

@@ -44,7 +44,7 @@ def train(spec, results, attempt):
 def test_a_checkpoint_says_where_it_stands(folder, spec, results):
     assert standing(folder.checkpoint) is None
     slice_of_one_step(spec, results)
-    assert standing(folder.checkpoint) == [0, 1]
+    assert standing(folder.checkpoint) == (0, 1)
     folder.checkpoint.write_bytes(folder.checkpoint.read_bytes()[:100])
     assert standing(folder.checkpoint) is None
 
@@ -55,7 +55,7 @@ def test_an_attempt_that_got_further_is_continued(folder, spec, results):
     slice_of_one_step(spec, results)
     expect_progress(folder, 3)
     assert train(spec, results, 3) == 0
-    begun = [one["at"] for one in json.loads((folder.path / "provenance.json").read_text())["attempts"]]
+    begun = [one["origin"] for one in json.loads((folder.path / "provenance.json").read_text())["attempts"]]
     assert begun == [None, [0, 1], [0, 2]]
     expect_progress(folder, 4)  # finished
 
@@ -71,14 +71,14 @@ def test_an_error_is_not_retried_but_for_a_person(folder, spec, results, capsys)
     told = list(dict.fromkeys(capsys.readouterr().err.splitlines()))  # each call in this process adds a handler
     assert "attempt 1 got no further than its beginning" in told[0] and "attempt 2 got no further" in told[1]
     assert all(line.count("damaged") == 1 and "start snakemake again" in line for line in told)
-    assert len(folder.attempts.read_text().splitlines()) == 1  # the refused ones never began
+    assert len(folder.attempts()) == 1  # the refused ones never began
     teacher.write_bytes(kept)
     assert train(spec, results, 1) == 0
 
 
 def test_a_crash_after_progress_is_retried_once_more(folder, spec, results):
     slice_of_one_step(spec, results)
-    folder.begin("a CPU", standing(folder.checkpoint))  # and killed
+    folder.begin("a CPU", standing(folder.checkpoint), lambda: 1.0)  # and killed
     with pytest.raises(UserError, match=r"attempt 2 got no further than epoch 1, step 1 \(it was killed\)"):
         expect_progress(folder, 3)
     assert "it was killed" in json.loads((folder.path / "failure.json").read_text())["message"]

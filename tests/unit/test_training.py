@@ -199,11 +199,26 @@ def test_checkpoint_of_another_spec_is_refused(results):
 
 
 @pytest.mark.parametrize("keep", [0, 100, -10])
-def test_truncated_checkpoint_is_refused(results, keep):
-    spec, path = interrupted(results)
+def test_a_truncated_checkpoint_gives_way_to_the_one_before(results, tmp_path, caplog, keep):
+    whole = run(spec_of("bkdsnn", epochs=2), shutil.copytree(results, tmp_path / "whole"))
+    spec, path = interrupted(results, epochs=2)
+    with pytest.raises(Interrupted):
+        run(spec, results, minutes=1e-9)
     path.write_bytes(path.read_bytes()[:keep])
-    with pytest.raises(UserError, match=r"last\.safetensors: damaged"):
-        run(spec, results)
+    with pytest.raises(Interrupted):
+        run(spec, results, minutes=1e-9)  # goes on from the first step
+    assert checkpoint.read_tensors(path)[1]["position"]["step"] == 2
+    assert f"{path}: damaged" in caplog.text and path.with_name("last.safetensors.damaged").exists()
+    assert_equal(whole, run(spec, results))
+
+
+def test_bits_that_flip_are_found(results):
+    _, path = interrupted(results)
+    content = bytearray(path.read_bytes())
+    content[-5] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(checkpoint.Damaged, match=r"last\.safetensors: damaged \(CRC-32 is \d+, expected \d+\)"):
+        checkpoint.read_tensors(path)
 
 
 def test_missing_teacher_is_named(results):
@@ -274,7 +289,7 @@ def test_sigterm_saves_and_the_same_command_goes_on(prepared, tmp_path):
     spec = paper.plan("table2a", "smoke").cell("bkdsnn", COLUMN).runs[0]
     folder = RunFolder(tmp_path / "all" / "smoke" / "runs", spec)
     started = subprocess.Popen(command(tmp_path / "all", spec), stderr=subprocess.PIPE, text=True)
-    while not folder.attempts.exists() and started.poll() is None:
+    while not folder.ledger.exists() and started.poll() is None:
         time.sleep(0.002)
     started.send_signal(signal.SIGTERM)
     stderr = started.communicate()[1]

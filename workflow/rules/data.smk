@@ -6,6 +6,7 @@ rule dataset:
     benchmark:
         f"results/{SCALE.name}/benchmarks/dataset/{{dataset}}.tsv"
     priority: 100  # missing data is told before anything is trained
+    retries: 0  # what is wrong with data stays wrong
     conda:
         "../../environment.yml"
     params:
@@ -25,6 +26,7 @@ rule frames:
     benchmark:
         f"results/{SCALE.name}/benchmarks/frames/{{dataset}}-t{{timesteps}}.tsv"
     priority: 50
+    retries: 0
     conda:
         "../../environment.yml"
     params:

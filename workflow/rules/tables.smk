@@ -75,6 +75,19 @@ rule table1:
     localrule: True
 
 
+# Every attempt so far. It has no outputs that could be up to date, so it is always made anew.
+rule ledger:
+    log:
+        f"results/{SCALE.name}/logs/tables/ledger.log",
+    localrule: True
+    conda:
+        "../../environment.yml"
+    params:
+        scale=SCALE.name,
+    shell:
+        "python -m bkdsnn ledger --scale {params.scale} --log {log}"
+
+
 # One target per table, named as the table.
 for one in PLANS:
 

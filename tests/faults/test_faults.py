@@ -1,0 +1,171 @@
+"""Whatever ends a training, and whatever happens to its checkpoint, the final bits are those of a quiet run.
+
+`make faults` does it 50 times, `make test` less often (BKDSNN_KILLS).
+"""
+
+import collections
+import itertools
+import multiprocessing
+import os
+import random
+import shutil
+import signal
+import time
+
+import pytest
+from attempt import attempt
+from training_example import assert_equal, changed, run
+
+from bkdsnn import data, paper
+from bkdsnn.errors import RESUMABLE
+from bkdsnn.runs import RunFolder
+
+KILLS = int(os.environ.get("BKDSNN_KILLS", "8"))
+EPOCHS = 12
+SPEC = changed(paper.plan("table2a", "smoke").cell("bkdsnn", "resnet20-cifar10").runs[0], epochs=EPOCHS)
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory):
+    """A folder with data and the teacher."""
+    results = tmp_path_factory.mktemp("prepared")
+    data.prepare(SPEC.dataset, None, results / "data" / f"{SPEC.dataset.name}.json")
+    run(SPEC.teacher, results)
+    return results
+
+
+@pytest.fixture
+def results(prepared, tmp_path):
+    return shutil.copytree(prepared, tmp_path / "results")
+
+
+@pytest.fixture
+def folder(results):
+    return RunFolder(results / "runs", SPEC)
+
+
+@pytest.fixture(scope="module")
+def start():
+    """Start an attempt; one process imports everything once and forks them."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["attempt"])
+    started = []
+
+    def begin(results, largest=None):
+        started.append(context.Process(target=attempt, args=(SPEC.model_dump_json(), results, largest)))
+        started[-1].start()
+        return started[-1]
+
+    yield begin
+    for process in started:
+        process.kill()
+        process.join()
+
+
+@pytest.fixture(scope="module")
+def quiet(prepared, tmp_path_factory, start):
+    """The folder of the run that nothing disturbed."""
+    results = shutil.copytree(prepared, tmp_path_factory.mktemp("quiet") / "results")
+    process = start(results)
+    process.join()
+    assert process.exitcode == 0
+    return RunFolder(results / "runs", SPEC).path
+
+
+class Faults:
+    """What is done to a running attempt or to what it left; each draws its moment."""
+
+    def __init__(self, folder, seconds):
+        self.folder, self.seconds = folder, seconds
+        self.random = random.Random(0)
+
+    def killed(self, process):
+        self.wait(process)
+        process.kill()
+
+    def terminated(self, process):
+        self.wait(process)
+        process.terminate()
+
+    def killed_while_saving(self, process):
+        self.wait(process)
+        while process.is_alive() and not list(self.folder.checkpoint.parent.glob(".last.*")):
+            pass
+        process.kill()
+
+    def truncated(self, process):
+        self.killed(process)
+        process.join()
+        if self.folder.checkpoint.exists():
+            os.truncate(self.folder.checkpoint, self.random.randrange(self.folder.checkpoint.stat().st_size))
+
+    def corrupted(self, process):
+        self.killed(process)
+        process.join()
+        if self.folder.checkpoint.exists():
+            content = bytearray(self.folder.checkpoint.read_bytes())
+            content[self.random.randrange(len(content) // 2, len(content))] ^= 0x10
+            self.folder.checkpoint.write_bytes(content)
+
+    def wait(self, process):
+        """Let training begin, then wait for part of the time that it takes."""
+        while process.is_alive() and not self.folder.path.joinpath("history.jsonl").exists():
+            time.sleep(0.001)
+        process.join(self.random.uniform(0, self.seconds))
+
+
+def test_kills_at_any_moment_leave_the_bits_of_a_quiet_run(quiet, results, folder, start):
+    began = time.monotonic()
+    uninterrupted(start(results), folder, quiet)
+    faults = Faults(folder, 0.7 * (time.monotonic() - began))
+    kinds = [faults.killed, faults.killed_while_saving, faults.terminated, faults.truncated, faults.corrupted]
+    done = collections.Counter()
+    for kind in itertools.islice(itertools.cycle(kinds), KILLS):
+        while not struck(kind, process := start(results)):
+            uninterrupted(process, folder, quiet)
+        done[kind.__name__] += 1
+    uninterrupted(start(results), folder, quiet)
+    print("\n", dict(done), f"in {time.monotonic() - began:.0f} s")
+
+
+def struck(fault, process):
+    """Whether the fault came before the attempt was over."""
+    fault(process)
+    process.join()
+    assert process.exitcode in (0, -signal.SIGKILL, -signal.SIGTERM, RESUMABLE)
+    return process.exitcode != 0
+
+
+def uninterrupted(process, folder, quiet):
+    """Wait for the end, which must be that of the quiet run, leave nothing else, and clear the ground for another."""
+    process.join()
+    assert process.exitcode == 0, (folder.path.parents[1] / "results.log").read_text()
+    assert_equal(folder.path, quiet)
+    assert {path.name for path in folder.path.iterdir()} == {path.name for path in quiet.iterdir()}
+    shutil.rmtree(folder.path)
+
+
+def test_a_full_disk_stops_in_one_message_and_space_lets_it_go_on(quiet, results, folder, start):
+    stopped = 0
+    for largest in (100, 2_000, 10_000, 15_000, 20_000, 40_000):
+        process = start(results, largest)
+        process.join()
+        if process.exitcode == 1:
+            stopped += 1
+            assert "error: cannot write" in (results / "results.log").read_text().splitlines()[-1]
+            assert not folder.finished
+    assert stopped > 1
+    if not folder.finished:
+        start(results).join()
+    assert_equal(folder.path, quiet)
+
+
+def test_of_two_writers_the_second_is_told_and_the_first_is_undisturbed(quiet, results, folder, start):
+    first = start(results)
+    while not folder.ledger.exists():
+        time.sleep(0.001)
+    second = start(results)
+    second.join()
+    assert second.exitcode == 1
+    assert f"pid {first.pid}) is writing this run" in (results / "results.log").read_text()
+    uninterrupted(first, folder, quiet)
