@@ -153,12 +153,34 @@ def notation(options: argparse.Namespace) -> None:
     progress.log.info("table1: every entry holds on the first batch of %s", chosen.spec.name)
 
 
+def ledger(options: argparse.Namespace) -> None:
+    """Write the ledger: every attempt at a run, failed ones too, with device, time and memory."""
+    from bkdsnn.tables.ledger import emit
+
+    results = options.results / options.scale
+    paths = emit(results, results / "tables")
+    progress.log.info("ledger: %s", ", ".join(map(str, paths.values())))
+
+
 def plan(options: argparse.Namespace) -> None:
     """List the runs of a table and whether they are finished."""
     chosen = paper.plan(options.table, options.scale, seeds=options.seeds, neurons=options.neurons)
     runs = options.results / options.scale / "runs"
     for name in chosen.runs():
         sys.stdout.write(f"{'finished' if (runs / name / 'metrics.json').exists() else 'to do   '} {name}\n")
+
+
+def calibrate(options: argparse.Namespace) -> None:
+    """Time a few steps of every kind of run on this machine, for the budget of a dry run."""
+    from bkdsnn.budget.targets import runs_of
+
+    specs = runs_of(options.targets, options.scale, options.neurons)
+    from bkdsnn import devices
+    from bkdsnn.budget.calibrate import calibrate as time_steps
+
+    device = devices.choose(options.device, options.threads)
+    path = time_steps(specs.values(), options.scale, options.results, device, options.seconds)
+    progress.log.info("%s: used by dry runs from now on", path)
 
 
 def convert(options: argparse.Namespace) -> None:
@@ -236,6 +258,17 @@ def parser() -> argparse.ArgumentParser:
             one.add_argument("--log", type=Path, help="also log to this file")
         else:
             _on_device(one)
+
+    one = _command(commands, "ledger", ledger)
+    _common(one)
+    one.add_argument("--log", type=Path, help="also log to this file")
+
+    one = _command(commands, "calibrate", calibrate)
+    one.add_argument("targets", nargs="*", help="tables and figures whose runs are timed (default: all)")
+    _common(one)
+    one.add_argument("--neurons", default="reference", choices=get_args(paper.Preset), help="neuron preset")
+    one.add_argument("--seconds", type=_positive(float), default=1.0, help="for the steps of one kind (default: 1)")
+    _on_device(one)
 
     one = _command(commands, "convert", convert)
     one.add_argument("source", type=Path, help="cifar-10-batches-py, cifar-100-python (folder or .tar.gz) or images")

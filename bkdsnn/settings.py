@@ -30,6 +30,13 @@ class Energy(Strict):
     ac_pj: float = Field(default=0.9, gt=0)
 
 
+class Caps(Strict):
+    """What one call of the workflow may cost at most; it refuses to begin above it."""
+
+    cap_hours: float | None = Field(default=None, gt=0, description="of the device, for all runs that are to do")
+    cap_disk_gb: float | None = Field(default=None, gt=0, description="at the peak, in units of 10^9 bytes")
+
+
 class Settings(Strict):
     """The configuration of the workflow, validated before the DAG is built."""
 
@@ -41,6 +48,7 @@ class Settings(Strict):
     data: Root = Root()
     weights: Root = Root()
     energy: Energy = Energy()
+    budget: Caps = Caps()
 
     @field_validator("seeds")
     @classmethod

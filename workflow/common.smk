@@ -6,6 +6,7 @@ sys.path.insert(0, str(workflow.basedir))
 from snakemake.exceptions import WorkflowError
 
 from bkdsnn import paper
+from bkdsnn.budget.hook import Watch
 from bkdsnn.errors import UserError
 from bkdsnn.figures import plan as figures
 from bkdsnn.notation import plan as notations
@@ -144,7 +145,7 @@ def figure_files(figure):
 
 def table_seeds(wildcards):
     """The seeds of a table, as arguments."""
-    return " ".join(map(str, SETTINGS.seeds or SCALE.seeds_for(wildcards.table)))
+    return " ".join(map(str, SETTINGS.seeds or SCALE.seeds))
 
 
 def table_files(table):
@@ -165,9 +166,24 @@ wildcard_constraints:
     timesteps=r"\d+",
 
 
-# Under its limit of starts, by default 100 a second, Snakemake adds a timer for every job that ends, and each looks for
-# work once a second until the end: after hundreds of short runs they take a third of a core.
-onstart:
-    limit = workflow.scheduler.job_rate_limiter
+WATCH = Watch(workflow, SETTINGS, RUNS, THREADS, GPUS)  # tells the budget at the end of a dry run
+
+
+def unhurried(scheduler):
+    """Take away Snakemake's limit of starts if it is the default, 100 a second.
+
+    Under it a timer is added for every job that ends, and each looks for work once a second until the end: after
+    hundreds of short runs they take a third of a core.
+    """
+    limit = scheduler.job_rate_limiter
     if limit and (limit.max_jobs, limit.timespan) == (100, 1):
-        workflow.scheduler.job_rate_limiter = None
+        scheduler.job_rate_limiter = None
+
+
+# Tells the budget, and stops above a cap.
+onstart:
+    unhurried(workflow.scheduler)
+    try:
+        WATCH.start()
+    except UserError as error:
+        raise WorkflowError(str(error))

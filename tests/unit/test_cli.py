@@ -101,11 +101,16 @@ ARGUMENTS = {
     "activity": {"run", "--scale", "--results", "--device", "--threads", "--log"},
     "table": {"table", "--scale", "--results", "--neurons", "--seeds", "--log", "--mac-pj", "--ac-pj"},
     "layers": {"table", "--scale", "--results", "--neurons", "--seeds", "--log", "--mac-pj", "--ac-pj"},
+    "ledger": {"--scale", "--results", "--log"},
     "notation": {"--scale", "--results", "--neurons", "--seeds", "--device", "--threads", "--log"},
     "gradcam": {"figure", "--scale", "--results", "--neurons", "--seeds", "--device", "--threads", "--log"},
     "features": {"figure", "--scale", "--results", "--neurons", "--seeds", "--device", "--threads", "--log"},
     "figure": {"figure", "--scale", "--results", "--neurons", "--seeds", "--figures", "--log"},
     "plan": {"table", "--scale", "--results", "--neurons", "--seeds", "--log"},
+    "calibrate": {
+        *("targets", "--scale", "--results", "--neurons"),
+        *("--seconds", "--device", "--threads", "--log"),
+    },
     "convert": {"source", "target"},
 }
 
@@ -113,7 +118,7 @@ ARGUMENTS = {
 def test_help_names_every_subcommand(capsys):
     with pytest.raises(SystemExit, match=r"^0$"):
         cli.main(["--help"])
-    listed = re.findall(r"^ {4}(\w+) {2,}\w", capsys.readouterr().out, flags=re.MULTILINE)
+    listed = re.findall(r"^ {4}(\w+)(?: {2,}|\n {10,})\w", capsys.readouterr().out, flags=re.MULTILINE)
     assert set(listed) == ARGUMENTS.keys()
 
 
@@ -141,6 +146,8 @@ MISTAKES = [
     ("table table2a --seeds -1", "'seed': Input should be greater than or equal to 0, found -1"),
     ("plan 2c", "unknown table '2c'; expected one of: table"),
     ("plan table2c --scale huge", "unknown scale 'huge'; expected one of: demo, lite, paper, smoke"),
+    ("calibrate table2e", "unknown target 'table2e' (did you mean 'table"),
+    ("calibrate table2c --scale huge", "unknown scale 'huge'; expected one of: demo, lite, paper, smoke"),
     ("convert nowhere target", "nowhere: "),
 ]
 
@@ -310,9 +317,9 @@ def weights_after(scale):
     return load((RunFolder(scale / "runs", STUDENT).path / "weights.safetensors").read_bytes())
 
 
-FRESH = {"checkpoints/lock", "checkpoints/attempts.jsonl", "checkpoints/last.safetensors", "history.jsonl"}
+FRESH = {"checkpoints/lock", "ledger", "checkpoints/last.safetensors", "history.jsonl"}
 FRESH |= {"weights.safetensors", "predictions.npz", "metrics.json"}
-RESUMED = {"checkpoints/attempts.jsonl", "checkpoints/last.safetensors"}  # replacing this frees space for the rest
+RESUMED = {"checkpoints/last.safetensors"}  # replacing this frees space for the rest
 
 
 @pytest.mark.parametrize(("resumed", "places"), [(False, FRESH), (True, RESUMED)], ids=["fresh", "resumed"])
@@ -332,11 +339,13 @@ def test_wherever_the_disk_fills_up_nothing_earlier_is_lost(results, small_disk,
             execute(STUDENT, scale, scale, CPU, None)
             break
         except UserError as error:
-            stopped_at.add(re.match(rf"cannot write {folder.path}/([\w/.]+): ", str(error))[1])
+            stopped = re.match(rf"cannot write (?:{folder.path}|{scale})/([\w/.]+)", str(error))[1]
+            stopped_at.add("ledger" if stopped.startswith("ledger/") else stopped)
         assert not folder.finished
         if resumed or folder.checkpoint.exists():
             checkpoint.read_tensors(folder.checkpoint)
-        earlier = {path: content for path, content in before.items() if folder.path not in path.parents}
+        own = (*folder.path.rglob("*"), folder.ledger)
+        earlier = {path: content for path, content in before.items() if path not in own}
         assert earlier.items() <= contents(scale).items()
         filler.unlink()
         weights = weights_after(scale)

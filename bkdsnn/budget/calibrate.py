@@ -1,0 +1,189 @@
+"""Times real training and evaluation steps of every kind of work, on random data of the right shape."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import itertools
+import logging
+import math
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from bkdsnn import checkpoint, devices, files, models
+from bkdsnn.budget.calibration import Calibration, Times
+from bkdsnn.budget.work import Work
+from bkdsnn.data.loader import Batch, Loader
+from bkdsnn.errors import UserError
+from bkdsnn.evaluate import evaluate
+from bkdsnn.execute import EVALUATION_BATCH
+from bkdsnn.progress import log
+from bkdsnn.provenance import PACKAGES
+from bkdsnn.runs import RunFolder
+from bkdsnn.slices import Slice
+from bkdsnn.spec import RunSpec
+from bkdsnn.train import train
+
+WARM_UP = 2  # steps that are not timed
+LEAST, MOST = 3, 30  # timed steps
+
+
+def calibrate(specs: Iterable[RunSpec], scale: str, results: Path, device: torch.device, seconds: float) -> Path:
+    """Time every kind of work among `specs`, about `seconds` each for training and for evaluation.
+
+    Returns the file of this device below `results`, which grows by every kind and keeps what it held of others. A kind
+    that does not fit into the memory of a GPU is left out, and told. Raises `UserError` if none does.
+    """
+    kinds = {Work.of(spec): spec for spec in specs}
+    found = Calibration(
+        device=devices.describe(device),
+        date=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        versions={name: importlib.metadata.version(name) for name in PACKAGES},
+        startup_seconds=startup(next(iter(kinds.values())), scale, device),
+        times={},
+    )
+    path = None
+    for number, (work, spec) in enumerate(kinds.items(), 1):
+        try:
+            times = measure(spec, work, device, seconds)
+        except torch.cuda.OutOfMemoryError:
+            log.warning("%d of %d: %s does not fit into the memory of this GPU", number, len(kinds), work.kind)
+            continue
+        path = found.model_copy(update={"times": {work.kind: times}}).write(results)
+        log.info("%d of %d: %s, %s", number, len(kinds), work.kind, _said(times))
+    if path is None:
+        raise UserError("no kind of run fits into the memory of this GPU; choose another device or a smaller scale")
+    return path
+
+
+def measure(spec: RunSpec, work: Work, device: torch.device, seconds: float) -> Times:
+    """Time the steps of one run, those of `train` itself with the recipe's batch size; it learns next to nothing."""
+    loader = RandomLoader(spec, device, seconds)
+    with tempfile.TemporaryDirectory() as place:
+        student = spec.model_copy(update={"source": None})
+        folder = RunFolder(Path(place), student)
+        if spec.teacher:
+            _untrained(spec.teacher, folder)
+        if spec.recipe:
+            short = {"epochs": 1, "warmup_epochs": 0, "cooldown_epochs": 0, "lr": 1e-6}
+            recipe = spec.recipe.model_copy(update=short)
+            with _quiet():
+                network = train(student, recipe, folder, loader, device, Slice(None, folder.path), Path(place))[0]
+            kept = folder.checkpoint.stat().st_size
+        else:
+            network, kept = models.build(spec.network, spec.dataset).to(device), 0
+            evaluate(network, loader)
+    steps, images = loader.trained.times(), loader.tested.times()
+    return Times(
+        kin=work.kin,
+        step_seconds=statistics.median(steps) if steps else None,
+        step_spread=_spread(steps),
+        image_seconds=statistics.median(images) / loader.batch,
+        image_spread=_spread(images),
+        parameters=models.count_parameters(network),
+        weights_bytes=sum(value.numel() * value.element_size() for value in network.state_dict().values()),
+        checkpoint_bytes=kept,
+    )
+
+
+def startup(spec: RunSpec, scale: str, device: torch.device) -> float:
+    """Time a process that imports what training imports, finds its run, takes the device and makes an optimiser."""
+    code = (
+        "import torch, bkdsnn.cli, bkdsnn.execute; from bkdsnn import devices, paper;"
+        f"paper.find_run({spec.name!r}, {scale!r}); one = torch.zeros(1, device=devices.choose({str(device)!r}, 1));"
+        "torch.optim.Adam([torch.nn.Parameter(one)])"  # loads torch's compiler: a second
+    )
+    began = time.perf_counter()
+    subprocess.run([sys.executable, "-c", code], check=True)
+    return time.perf_counter() - began
+
+
+class Marks:
+    """Moments between steps; on a GPU each waits until the step is done."""
+
+    def __init__(self, device: torch.device, seconds: float) -> None:
+        self._device, self._seconds = device, seconds
+        self._moments: list[float] = []
+
+    def steps(self) -> Iterator[int]:
+        """Count steps until enough are timed, marking the moment before each and after the last."""
+        for step in range(WARM_UP + MOST):
+            self._mark()
+            if step >= WARM_UP + LEAST and self._moments[-1] - self._moments[WARM_UP] > self._seconds:
+                return
+            yield step
+        self._mark()
+
+    def times(self) -> list[float]:
+        """Return the seconds of every step after the warm-up."""
+        timed = self._moments[WARM_UP:]
+        return [after - before for before, after in itertools.pairwise(timed)]
+
+    def _mark(self) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.synchronize(self._device)
+        self._moments.append(time.perf_counter())
+
+
+class RandomLoader(Loader):
+    """Random images or frames in the shape of a run's data, one batch again and again."""
+
+    def __init__(self, spec: RunSpec, device: torch.device, seconds: float) -> None:
+        self.batch = spec.recipe.batch_size if spec.recipe else EVALUATION_BATCH
+        count = self.batch * (WARM_UP + MOST)
+        super().__init__(count, count, "", self.batch, spec.seed)
+        self.trained, self.tested = Marks(device, seconds), Marks(device, seconds)
+        self._images = self._random(spec, spec.network.timesteps, device)
+        taught = spec.teacher.network.timesteps if spec.teacher else spec.network.timesteps
+        same = not spec.dataset.events or taught == spec.network.timesteps
+        self._shown = self._images if same else self._random(spec, taught, device)
+        self._labels = torch.arange(self.batch, device=device) % spec.dataset.classes
+
+    def _random(self, spec: RunSpec, timesteps: int, device: torch.device) -> Tensor:
+        side = spec.dataset.image_size
+        shape = (timesteps, 2, side, side) if spec.dataset.events else (3, side, side)
+        return torch.rand(self.batch, *shape, device=device)
+
+    def _read_train(self, order: Tensor, steps: range, epoch: int) -> Iterator[Batch]:
+        for _ in self.trained.steps():
+            yield Batch(self._images, self._shown, self._labels)
+
+    def _read_test(self, order: Tensor, steps: range) -> Iterator[tuple[Tensor, Tensor]]:
+        for _ in self.tested.steps():
+            yield self._images, self._labels
+
+
+def _untrained(teacher: RunSpec, folder: RunFolder) -> None:
+    """Leave a teacher that was never trained where `train` looks for it: only its speed counts."""
+    place = folder.of(teacher).path
+    network = models.build(teacher.network, teacher.dataset)
+    checkpoint.write_tensors(place / "weights.safetensors", network.state_dict(), {"spec": teacher.digest})
+    files.write_json(place / "metrics.json", {})
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Say nothing of the progress of runs that are not runs."""
+    level = log.level
+    log.setLevel(logging.WARNING)
+    try:
+        yield
+    finally:
+        log.setLevel(level)
+
+
+def _spread(times: list[float]) -> float:
+    return statistics.stdev(map(math.log, times)) if len(times) > 1 else 0.0
+
+
+def _said(times: Times) -> str:
+    training = f"{1000 * times.step_seconds:.1f} ms a step, " if times.step_seconds else ""
+    return f"{training}{1000 * times.image_seconds:.2f} ms a test image"

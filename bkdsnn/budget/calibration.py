@@ -1,0 +1,69 @@
+"""`results/calibration/<device>.json`: how long steps take on a device. Free of torch."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, ValidationError
+
+from bkdsnn import files
+from bkdsnn.errors import UserError, explain
+from bkdsnn.spec import Strict
+
+Positive = Annotated[float, Field(gt=0)]
+Spread = Annotated[float, Field(ge=0, description="standard deviation of the logarithms of the measured times")]
+
+
+class Times(Strict):
+    """Times of one kind of work. Seconds are medians after warm-up.
+
+    `step_seconds` is None where nothing is trained. `checkpoint_bytes` has student, criterion and optimiser.
+    """
+
+    kin: str
+    step_seconds: Positive | None
+    step_spread: Spread
+    image_seconds: Positive = Field(description="of one test image")
+    image_spread: Spread
+    parameters: int = Field(gt=0)
+    weights_bytes: int = Field(gt=0)
+    checkpoint_bytes: int = Field(ge=0)
+
+
+class Calibration(Strict):
+    """What was measured on one device, by kind of work."""
+
+    device: str
+    date: str
+    versions: dict[str, str]
+    startup_seconds: Positive = Field(description="of the process of one run, until it has spec, device and optimiser")
+    times: dict[str, Times]
+
+    @classmethod
+    def read(cls, path: Path) -> Calibration:
+        """Read one file; a damaged one raises `UserError`."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except ValidationError as error:
+            problem = explain(error, cls, str(path))
+            raise UserError(f"{problem}; delete it and run `python -m bkdsnn calibrate` again") from error
+
+    def write(self, results: Path) -> Path:
+        """Write the file of this device below `results`, with what it held of other kinds of work; return its path."""
+        path = folder(results) / f"{re.sub('[^a-z0-9]+', '-', self.device.lower()).strip('-')}.json"
+        earlier = Calibration.read(path).times if path.exists() else {}
+        merged = self.model_copy(update={"times": {**earlier, **self.times}})
+        files.write_text(path, merged.model_dump_json(indent=1) + "\n")
+        return path
+
+
+def folder(results: Path) -> Path:
+    """Return where calibrations lie; `results` is the folder above the scales."""
+    return results / "calibration"
+
+
+def is_cpu(device: str) -> bool:
+    """Whether the description of a device, as `devices.describe` gives it, is that of a CPU."""
+    return " CPU, " in device

@@ -1,0 +1,31 @@
+"""The runs behind targets of the workflow. Free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from bkdsnn import paper
+from bkdsnn.errors import unknown
+from bkdsnn.figures import plan as figures
+from bkdsnn.spec import RunSpec
+
+
+def runs_of(targets: Iterable[str], scale: str, neurons: paper.Preset) -> dict[str, RunSpec]:
+    """Return the runs of tables and figures at one seed, ancestors too, by name; of all tables if none is named.
+
+    Raises `UserError` for an unknown target or scale.
+    """
+    expansion, known = paper.Expansion(scale, neurons=neurons), {*paper.table_names(), *figures.figure_names()}
+    runs: dict[str, RunSpec] = {}
+    for target in [*targets] or paper.table_names():
+        if target not in known:
+            raise unknown("target", target, known)
+        runs |= _runs(expansion, target)
+    return runs
+
+
+def _runs(expansion: paper.Expansion, target: str) -> dict[str, RunSpec]:
+    if target in paper.table_names():
+        return expansion.plan(paper.load_table(target), expansion.scale.seeds[:1]).runs()
+    shown = figures.plan_figure(expansion, figures.load_figure(target), expansion.scale.seeds[:1]).runs().values()
+    return {run.name: run for spec in shown for run in spec.lineage()}

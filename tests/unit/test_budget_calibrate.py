@@ -1,0 +1,54 @@
+"""Calibration for real, of the smallest runs: on images, on recordings, of a conversion."""
+
+import logging
+
+import pytest
+import torch
+
+from bkdsnn import devices, models, paper
+from bkdsnn.budget.calibrate import LEAST, Marks, calibrate
+from bkdsnn.budget.calibration import Calibration
+from bkdsnn.budget.work import Work
+from bkdsnn.progress import log
+
+CPU = torch.device("cpu")
+PLAN = paper.plan("table2a", "smoke")
+STUDENT = PLAN.cell("bkdsnn", "resnet20-cifar10").runs[0]
+CONVERTED = PLAN.cell("qcfs", "resnet20-cifar10").runs[0]
+RUNS = paper.all_runs("smoke").values()
+CLIPS = next(spec for spec in RUNS if spec.dataset.events and spec.teacher)
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    results = tmp_path_factory.mktemp("results")
+    path = calibrate([STUDENT, CONVERTED, CLIPS], "smoke", results, CPU, 1e-6)
+    assert [entry for entry in results.rglob("*") if entry.is_file()] == [path]
+    return Calibration.read(path)
+
+
+@pytest.mark.parametrize("spec", [STUDENT, CLIPS], ids=["images", "recordings"])
+def test_steps_of_a_training_are_timed(found, spec):
+    times = found.times[Work.of(spec).kind]
+    assert 0 < times.step_seconds < 60 and 0 < times.image_seconds < 60
+    assert times.kin == Work.of(spec).kin
+    parameters = models.count_parameters(models.build(spec.network, spec.dataset))
+    assert times.parameters == parameters and times.weights_bytes >= 4 * parameters
+    assert times.checkpoint_bytes > 2 * 4 * parameters  # with the optimiser, and what is trained beside the student
+
+
+def test_a_conversion_has_no_training_steps(found):
+    times = found.times[Work.of(CONVERTED).kind]
+    assert times.step_seconds is None and times.image_seconds > 0 and times.checkpoint_bytes == 0
+
+
+def test_the_file_names_device_and_versions(found):
+    assert found.device == devices.describe(CPU) and found.versions["torch"] == torch.__version__.partition("+")[0]
+    assert found.startup_seconds > 0.1
+    assert log.level != logging.WARNING
+
+
+def test_the_warm_up_is_not_timed():
+    marks = Marks(CPU, 1e-9)
+    assert len(list(marks.steps())) - len(marks.times()) == 2
+    assert len(marks.times()) == LEAST
