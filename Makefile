@@ -12,7 +12,7 @@ help:
 	@echo "make fig4      a figure (any: make fig<number>)"
 	@echo "make all       every table and figure"
 	@echo "make test      set up, lint and test"
-	@echo "make faults    kill, cut short and corrupt trainings 50 times"
+	@echo "make faults    end trainings and snakemake, damage and forbid files, 50 times and more"
 	@echo "make setup     only set up .venv"
 	@echo "make clean     remove .venv and caches, never results"
 

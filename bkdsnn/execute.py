@@ -32,27 +32,33 @@ def execute(spec: RunSpec, results: Path, resources: Path, device: torch.device,
 
     Raises `UserError` for bad input and `Interrupted` when the slice of `minutes` ends first.
     """
-    folder = RunFolder(results / "runs", spec)
-    if folder.finished:
-        log.info("%s: already finished", spec.name)
-        folder.clear_checkpoints()  # a kill may have come between the results and this
-        return
-    with folder.locked(), folder.recorded():
-        name = devices.describe(device)
-        folder.begin(name, standing(folder.checkpoint), functools.partial(devices.peak_memory_mb, device))
-        log.info("%s: on %s", spec.name, name)
-        loader = open_loader(spec, results, device)
-        if spec.recipe is None:
-            network = models.build(spec.network, spec.dataset)
-            load_source(network, spec, folder, resources)
-            evaluation = evaluate(network.to(device), loader)
-            history: list[dict[str, Any]] = []
-            log.info("%s: top-1 %.2f %%", spec.name, evaluation.top1)
-        else:
-            with Slice(minutes, folder.path) as part:
-                network, evaluation, history = train(spec, spec.recipe, folder, loader, device, part, resources)
-        write_artefacts(folder, network, evaluation, history, loader, name)
-        folder.clear_checkpoints()
+    folder, part = RunFolder(results / "runs", spec), Slice(minutes, results / "runs" / spec.name)
+    if not folder.finished:
+        with folder.locked(part):
+            if not folder.finished:  # the writer that was waited for may have ended well
+                with folder.recorded():
+                    _carry_out(folder, results, resources, device, part)
+                    return
+    log.info("%s: already finished", spec.name)
+    folder.clear_checkpoints()  # a kill may have come between the results and this
+
+
+def _carry_out(folder: RunFolder, results: Path, resources: Path, device: torch.device, part: Slice) -> None:
+    spec, name = folder.spec, devices.describe(device)
+    folder.begin(name, standing(folder.checkpoint), functools.partial(devices.peak_memory_mb, device))
+    log.info("%s: on %s", spec.name, name)
+    loader = open_loader(spec, results, device)
+    if spec.recipe is None:
+        network = models.build(spec.network, spec.dataset)
+        load_source(network, spec, folder, resources)
+        evaluation = evaluate(network.to(device), loader)
+        history: list[dict[str, Any]] = []
+        log.info("%s: top-1 %.2f %%", spec.name, evaluation.top1)
+    else:
+        with part:
+            network, evaluation, history = train(spec, spec.recipe, folder, loader, device, part, resources)
+    write_artefacts(folder, network, evaluation, history, loader, name)
+    folder.clear_checkpoints()
 
 
 def open_loader(spec: RunSpec, results: Path, device: torch.device) -> Loader:

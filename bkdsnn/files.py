@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import json
 import os
@@ -10,7 +11,7 @@ import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from bkdsnn.errors import UserError
 
@@ -59,6 +60,26 @@ def write_text(path: Path, text: str) -> None:
 def write_json(path: Path, content: Any) -> None:
     """Write indented JSON atomically."""
     write_text(path, json.dumps(content, indent=2) + "\n")
+
+
+def lock(path: Path) -> IO[str] | None:
+    """Return a lock file, open and locked, or None if another process holds it; the lock dies with the process.
+
+    Raises `UserError` if there can be no such file.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        stream = path.open("a+")
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            held = path.exists() and os.path.samestat(os.fstat(stream.fileno()), path.stat())
+        except BlockingIOError:
+            held = False
+    except OSError as error:
+        raise unwritable(path, error) from error
+    if not held:  # or it was locked, but meanwhile removed, and perhaps made again by a third
+        stream.close()
+    return stream if held else None
 
 
 def sha256(path: Path) -> str:

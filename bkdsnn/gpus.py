@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import random
 import tempfile
@@ -50,21 +49,6 @@ def visible(present: int, environment: Mapping[str, str] = os.environ) -> list[s
 def _locked(wanted: Sequence[str], count: int, folder: Path) -> dict[str, IO[str]]:
     held: dict[str, IO[str]] = {}
     for name in wanted:
-        if len(held) < count and (stream := _lock(folder / f"{name.strip()}.lock")):
+        if len(held) < count and (stream := files.lock(folder / f"{name.strip()}.lock")):
             held[name] = stream
     return held
-
-
-def _lock(path: Path) -> IO[str] | None:
-    """Return the open lock, or None if another process holds it."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        stream = path.open("a")
-    except OSError as error:
-        raise files.unwritable(path, error) from error
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
-        stream.close()
-        return None
-    return stream

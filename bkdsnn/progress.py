@@ -53,8 +53,12 @@ class Progress:
         self._say(f"epoch {record['epoch']}/{self.epochs}, {losses}, top-1 {record['top1']:.2f} %, {left}")
 
     def _left(self, done: float) -> str:
-        seconds = (time.monotonic() - self.began) / max(done - self.done_before, 1e-9) * (self.epochs - done)
-        return f"{duration(seconds)} left" if seconds > 0 else "done"
+        if done >= self.epochs:
+            return "done"
+        if done <= self.done_before:
+            return "time left unknown"  # went on from a checkpoint that only lacked the evaluation
+        seconds = (time.monotonic() - self.began) / (done - self.done_before) * (self.epochs - done)
+        return f"{duration(seconds)} left"
 
     def _say(self, text: str) -> None:
         self.last = time.monotonic()

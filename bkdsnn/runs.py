@@ -3,22 +3,27 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
 import os
 import shutil
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from bkdsnn import files
 from bkdsnn.errors import Interrupted, UserError
 from bkdsnn.ledger import Attempt, Entry, Event, Place, read
+from bkdsnn.progress import log
 from bkdsnn.spec import RunSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from bkdsnn.slices import Slice
+
+POLL_SECONDS = 0.5  # between two looks whether another writer is gone
 
 
 class RunFolder:
@@ -47,20 +52,27 @@ class RunFolder:
         return RunFolder(self.runs, spec)
 
     @contextlib.contextmanager
-    def locked(self) -> Iterator[None]:
-        """Keep a second writer out and clear up after a killed one. Raises `UserError` if the lock is taken.
+    def locked(self, part: Slice) -> Iterator[None]:
+        """Wait for another writer, keep others out, and clear up after a killed one. The lock dies with the process.
 
-        The lock dies with the process.
+        Raises `Interrupted` when the slice ends first, and `UserError` where nothing can be written.
         """
-        try:
-            self.lock.parent.mkdir(parents=True, exist_ok=True)
-            stream = self.lock.open("a+")
-        except OSError as error:
-            raise files.unwritable(self.lock, error) from error
-        with stream:
-            _claim(stream, self.lock)
+        with self._claim(part) as stream:
+            _sign(stream, self.lock)
             files.sweep(self.path)
             yield
+
+    def _claim(self, part: Slice) -> IO[str]:
+        told = False
+        while (stream := files.lock(self.lock)) is None:
+            owner = f"{self.path}: another process ({_signature(self.lock)}) is writing this run"
+            if part.over:
+                raise Interrupted(f"{owner}; run again to wait for it")
+            if not told:
+                log.info("%s; waiting for it", owner)
+                told = True
+            time.sleep(POLL_SECONDS)
+        return stream
 
     def begin(self, device: str, origin: Place, memory: Callable[[], float]) -> None:
         """Enter an attempt that begins where the checkpoint stands; `memory` tells its peak memory in MiB."""
@@ -135,17 +147,17 @@ def _append(path: Path, record: dict[str, Any]) -> None:
         raise files.unwritable(path, error) from error
 
 
-def _claim(stream: Any, lock: Path) -> None:
-    try:
-        fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:
-        stream.seek(0)
-        owner = stream.read().strip() or "unknown"
-        raise UserError(
-            f"{lock.parent.parent}: another process ({owner}) is writing this run; wait or stop it"
-        ) from error
+def _sign(stream: IO[str], lock: Path) -> None:
+    """Write into the lock who holds it."""
     try:
         stream.truncate(0)
         os.write(stream.fileno(), f"{socket.gethostname()} pid {os.getpid()}".encode())  # closing must not fail again
     except OSError as error:
         raise files.unwritable(lock, error) from error
+
+
+def _signature(lock: Path) -> str:
+    """Who holds the lock."""
+    with contextlib.suppress(OSError):
+        return lock.read_text() or "unknown"
+    return "unknown"

@@ -7,8 +7,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
+from typing import TYPE_CHECKING
 
-from bkdsnn.checkpoint import Position
+if TYPE_CHECKING:
+    from bkdsnn.checkpoint import Position
 
 SAVE_SECONDS = 60.0  # least time between two checkpoints ...
 SAVE_SHARE = 50.0  # ... and least multiple of what the last one cost: saving takes at most 2 % of the time

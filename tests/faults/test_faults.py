@@ -4,6 +4,7 @@
 """
 
 import collections
+import contextlib
 import itertools
 import multiprocessing
 import os
@@ -14,9 +15,10 @@ import time
 
 import pytest
 from attempt import attempt
+from small_table import wait_for
 from training_example import assert_equal, changed, run
 
-from bkdsnn import data, paper
+from bkdsnn import data, ledger, paper
 from bkdsnn.errors import RESUMABLE
 from bkdsnn.runs import RunFolder
 
@@ -72,11 +74,22 @@ def quiet(prepared, tmp_path_factory, start):
     return RunFolder(results / "runs", SPEC).path
 
 
+KILLED, REFUSED = -signal.SIGKILL, 1
+OUTCOMES = {
+    "killed": [KILLED],
+    "killed_while_saving": [KILLED],
+    "terminated": [-signal.SIGTERM, RESUMABLE],
+    "truncated": [KILLED],
+    "corrupted": [KILLED],
+    "forbidden": [REFUSED],
+}
+
+
 class Faults:
     """What is done to a running attempt or to what it left; each draws its moment."""
 
-    def __init__(self, folder, seconds):
-        self.folder, self.seconds = folder, seconds
+    def __init__(self, folder, seconds, start):
+        self.folder, self.seconds, self.start = folder, seconds, start
         self.random = random.Random(0)
 
     def killed(self, process):
@@ -107,6 +120,24 @@ class Faults:
             content[self.random.randrange(len(content) // 2, len(content))] ^= 0x10
             self.folder.checkpoint.write_bytes(content)
 
+    def forbidden(self, process):
+        self.wait(process)
+        self.permit(0o500, 0o400)
+        process.join()
+        self.permit(0o700, 0o600)
+        results = self.folder.runs.parent
+        if process.exitcode == REFUSED:
+            said = (results / "results.log").read_text().splitlines()[-1]
+            assert f"error: cannot write {self.folder.path}" in said and "Permission denied" in said
+        if self.folder.finished:  # just before: the next call removes what this one could not
+            again = self.start(results)
+            again.join()
+
+    def permit(self, folders, files):
+        for path in (self.folder.path, *self.folder.path.rglob("*")):
+            with contextlib.suppress(FileNotFoundError):
+                path.chmod(folders if path.is_dir() else files)
+
     def wait(self, process):
         """Let training begin, then wait for part of the time that it takes."""
         while process.is_alive() and not self.folder.path.joinpath("history.jsonl").exists():
@@ -117,8 +148,9 @@ class Faults:
 def test_kills_at_any_moment_leave_the_bits_of_a_quiet_run(quiet, results, folder, start):
     began = time.monotonic()
     uninterrupted(start(results), folder, quiet)
-    faults = Faults(folder, 0.7 * (time.monotonic() - began))
-    kinds = [faults.killed, faults.killed_while_saving, faults.terminated, faults.truncated, faults.corrupted]
+    faults = Faults(folder, 0.7 * (time.monotonic() - began), start)
+    kinds = [faults.killed, faults.killed_while_saving, faults.terminated]
+    kinds += [faults.truncated, faults.corrupted, faults.forbidden]
     done = collections.Counter()
     for kind in itertools.islice(itertools.cycle(kinds), KILLS):
         while not struck(kind, process := start(results)):
@@ -132,7 +164,7 @@ def struck(fault, process):
     """Whether the fault came before the attempt was over."""
     fault(process)
     process.join()
-    assert process.exitcode in (0, -signal.SIGKILL, -signal.SIGTERM, RESUMABLE)
+    assert process.exitcode in (0, *OUTCOMES[fault.__name__])
     return process.exitcode != 0
 
 
@@ -160,12 +192,30 @@ def test_a_full_disk_stops_in_one_message_and_space_lets_it_go_on(quiet, results
     assert_equal(folder.path, quiet)
 
 
-def test_of_two_writers_the_second_is_told_and_the_first_is_undisturbed(quiet, results, folder, start):
+@pytest.fixture
+def two_writers(results, folder, start):
+    """A first attempt that stands still, and a second that waits for it."""
     first = start(results)
-    while not folder.ledger.exists():
-        time.sleep(0.001)
+    wait_for(folder.ledger.exists)
+    os.kill(first.pid, signal.SIGSTOP)
     second = start(results)
+    waits = f"pid {first.pid}) is writing this run; waiting for it"
+    wait_for(lambda: waits in (results / "results.log").read_text())
+    return first, second
+
+
+def test_of_two_writers_the_second_waits_and_finds_the_run_finished(quiet, results, folder, two_writers):
+    first, second = two_writers
+    os.kill(first.pid, signal.SIGCONT)
     second.join()
-    assert second.exitcode == 1
-    assert f"pid {first.pid}) is writing this run" in (results / "results.log").read_text()
+    assert second.exitcode == 0
+    assert f"{SPEC.name}: already finished" in (results / "results.log").read_text()
+    assert [one.event for one in ledger.read(folder.ledger)] == ["finished"]
     uninterrupted(first, folder, quiet)
+
+
+def test_the_second_writer_takes_over_from_a_killed_first(quiet, folder, two_writers):
+    first, second = two_writers
+    first.kill()
+    uninterrupted(second, folder, quiet)
+    assert [one.event for one in ledger.read(folder.ledger)][1:] == ["finished"]

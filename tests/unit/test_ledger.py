@@ -13,6 +13,7 @@ from bkdsnn.errors import Interrupted, UserError
 from bkdsnn.execute import execute
 from bkdsnn.ledger import Entry, read, under_way
 from bkdsnn.runs import RunFolder
+from bkdsnn.slices import Slice
 from bkdsnn.tables.ledger import STATES, emit
 
 SPEC = paper.plan("table2a", "smoke").cell("bkdsnn", "resnet20-cifar10").runs[0]
@@ -98,7 +99,7 @@ def test_a_full_disk_stops_no_training_for_the_ledgers_sake(results, folder, mon
 
 def test_a_lock_that_is_held_is_seen(folder):
     assert not under_way(folder.lock)
-    with folder.locked():
+    with folder.locked(Slice(None, folder.path)):
         assert under_way(folder.lock)
     assert not under_way(folder.lock)
 
@@ -112,7 +113,7 @@ def test_the_table_has_every_attempt_and_sums_them_by_kind(results, folder):
     slice_of_one_step(results)
     run(SPEC, results)
     Entry(folder.ledger, lambda: 2048.0).begin(SPEC, "a CPU", None)
-    with folder.locked():
+    with folder.locked(Slice(None, folder.path)):
         running = emit(results, results / "tables")
         assert [row["state"] for row in rows(running["csv"])] == ["finished", "interrupted", "finished", "running"]
     paths = emit(results, results / "tables")

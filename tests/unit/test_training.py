@@ -19,6 +19,7 @@ from bkdsnn import checkpoint, data, paper
 from bkdsnn.errors import RESUMABLE, Interrupted, UserError
 from bkdsnn.execute import execute
 from bkdsnn.runs import RunFolder
+from bkdsnn.slices import Slice
 from bkdsnn.spec import Augment, Mix, RunSpec
 
 COLUMN = "resnet20-cifar10"
@@ -262,10 +263,11 @@ def test_less_data_than_one_batch_is_named(results):
         run(spec_of("sew-resnet", batch_size=41), results)
 
 
-def test_a_second_writer_is_kept_out(results):
-    spec = spec_of("sew-resnet")
-    with RunFolder(results / "runs", spec).locked(), pytest.raises(UserError, match=rf"pid {os.getpid()}"):
-        run(spec, results)
+def test_a_second_writer_is_kept_out_until_its_slice_ends(results):
+    folder = RunFolder(results / "runs", spec_of("sew-resnet"))
+    with folder.locked(Slice(None, folder.path)), pytest.raises(Interrupted, match=rf"pid {os.getpid()}\) is writing"):
+        run(folder.spec, results, minutes=1e-9)
+    assert not folder.ledger.exists() and not (folder.path / "history.jsonl").exists()
 
 
 def test_conversion_evaluates_the_trained_ann_and_approaches_it_with_time(results):

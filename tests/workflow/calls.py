@@ -1,25 +1,42 @@
 """Snakemake as a user runs it: a process in the repository, with results in a folder of the test."""
 
+import contextlib
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def environment() -> dict[str, str]:
-    """The environment without what a developer may have set for this project."""
-    return {key: value for key, value in os.environ.items() if not key.startswith("BKDSNN_")}
+def environment(root: Path = ROOT) -> dict[str, str]:
+    """The environment in which jobs use the code of `root`, without what a developer may have set for this project."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith("BKDSNN_")}
+    return kept | {"PYTHONPATH": str(root)}
 
 
 def snakemake(folder: Path, *arguments: str, root: Path = ROOT) -> subprocess.CompletedProcess[str]:
     """Run the workflow of `root` on the results below `folder`; `stdout` has both streams as a terminal shows them."""
     command = [sys.executable, "-m", "snakemake", "--directory", str(folder), *arguments]
     streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT}
-    return subprocess.run(command, cwd=root, env=environment(), text=True, check=False, **streams)
+    return subprocess.run(command, cwd=root, env=environment(root), text=True, check=False, **streams)
+
+
+@contextlib.contextmanager
+def started(folder: Path, *arguments: str, root: Path = ROOT) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+    """Start snakemake and end it; yields the process and the file that has what it prints."""
+    command = [sys.executable, "-m", "snakemake", "--directory", str(folder), *arguments]
+    output = folder.with_suffix(".txt")
+    with output.open("a") as stream:
+        process = subprocess.Popen(command, cwd=root, env=environment(root), stdout=stream, stderr=subprocess.STDOUT)
+    try:
+        yield process, output
+    finally:
+        process.terminate()
+        process.wait()
 
 
 def jobs(output: str) -> dict[str, int]:

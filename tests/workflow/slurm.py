@@ -11,8 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
-COMMANDS = ("sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo")
-# No accounting, no cgroups: what a machine without systemd can do. A requeued job is startable at once.
+COMMANDS = ("sbatch", "srun", "squeue", "scontrol", "scancel", "sinfo", "sacct", "sacctmgr")
+ACCOUNTING = ("mariadbd", "mariadb-install-db", "slurmdbd")
+# No cgroups: what a machine without systemd can do. A requeued job is startable at once.
 CONFIGURATION = """\
 ClusterName=bkdsnn
 SlurmctldHost={host}(127.0.0.1)
@@ -33,7 +34,7 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_Core_Memory
 ReturnToService=2
 GresTypes=gpu
-AccountingStorageType=accounting_storage/none
+{storage}
 JobAcctGatherType=jobacct_gather/none
 MpiDefault=none
 MinJobAge=3600
@@ -41,13 +42,32 @@ KillWait=20
 NodeName={host} NodeAddr=127.0.0.1 CPUs={cpus} RealMemory={memory} Gres=gpu:1
 PartitionName=main Nodes={host} Default=YES MaxTime=INFINITE State=UP
 """
+NO_STORAGE = "AccountingStorageType=accounting_storage/none"
+STORAGE = """\
+AccountingStorageType=accounting_storage/slurmdbd
+AccountingStorageHost=127.0.0.1
+AccountingStoragePort={port}"""
+DATABASE = """\
+AuthType=auth/munge
+AuthInfo=socket={folder}/munge.socket
+DbdHost=localhost
+DbdAddr=127.0.0.1
+DbdPort={port}
+SlurmUser=root
+PidFile={folder}/slurmdbd.pid
+LogFile={folder}/slurmdbd.log
+StorageType=accounting_storage/mysql
+StorageHost=127.0.0.1
+StoragePort={storage}
+StorageUser=root
+"""
 
 
-def missing() -> str:
-    """Why there can be no SLURM here; empty if there can."""
-    absent = [program for program in (*DAEMONS, *COMMANDS) if not shutil.which(program)]
+def missing(*more: str) -> str:
+    """Why there can be no SLURM here, or none with `more` programs; empty if there can."""
+    absent = [program for program in (*DAEMONS, *COMMANDS, *more) if not shutil.which(program)]
     if absent:
-        return f"not installed: {', '.join(absent)} (Debian: slurm-wlm, munge)"
+        return f"not installed: {', '.join(absent)} (Debian: slurm-wlm, munge, slurmdbd, mariadb-server)"
     return "" if os.geteuid() == 0 else "a SLURM of one's own needs root"
 
 
@@ -69,8 +89,8 @@ class Cluster:
 
 
 @contextlib.contextmanager
-def cluster(folder: Path) -> Iterator[Cluster]:
-    """Start a SLURM in `folder`, whose path must be short, and end it."""
+def cluster(folder: Path, accounting: bool = False) -> Iterator[Cluster]:
+    """Start a SLURM in `folder`, whose path must be short, and end it; `accounting`: with a database of its jobs."""
     for name in ("state", "spool", "bin"):
         (folder / name).mkdir(parents=True)
     folder.chmod(0o755)  # munge distrusts folders that others may write
@@ -78,9 +98,11 @@ def cluster(folder: Path) -> Iterator[Cluster]:
     key.write_bytes(secrets.token_bytes(1024))
     key.chmod(0o400)
     (folder / "gres.conf").write_text("Name=gpu File=/dev/null\n")
+    port = _port()
     (folder / "slurm.conf").write_text(
         CONFIGURATION.format(
             folder=folder,
+            storage=STORAGE.format(port=port) if accounting else NO_STORAGE,
             host=socket.gethostname().split(".")[0],
             controller=_port(),
             node=_port(),
@@ -94,10 +116,38 @@ def cluster(folder: Path) -> Iterator[Cluster]:
     started, conf = Cluster(folder), str(folder / "slurm.conf")
     with contextlib.ExitStack() as stack:
         stack.enter_context(_daemon(folder, "munged", "--foreground", "--force", f"--key-file={key}", *munge))
+        if accounting:
+            stack.enter_context(_accounting(folder, port))
         stack.enter_context(_daemon(folder, "slurmctld", "-D", "-f", conf))
         stack.enter_context(_daemon(folder, "slurmd", "-D", "-f", conf))
         _wait_until_idle(started)
         yield started
+
+
+@contextlib.contextmanager
+def _accounting(folder: Path, port: int) -> Iterator[None]:
+    """Start a database, open to this machine, and SLURM's daemon before it; its configuration lies beside SLURM's."""
+    data, storage = f"--datadir={folder}/database", _port()
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    subprocess.run(["mariadb-install-db", "--no-defaults", "--user=root", data], check=True, **quiet)
+    own = ("--user=root", "--bind-address=127.0.0.1", f"--port={storage}", "--skip-grant-tables")
+    files = (f"--socket={folder}/database.socket", f"--pid-file={folder}/database.pid")
+    conf = folder / "slurmdbd.conf"
+    conf.write_text(DATABASE.format(folder=folder, port=port, storage=storage))
+    conf.chmod(0o600)
+    with _daemon(folder, "mariadbd", "--no-defaults", data, *own, *files):
+        _wait_until_open(storage)
+        with _daemon(folder, "slurmdbd", "-D", SLURM_CONF=str(folder / "slurm.conf")):
+            _wait_until_open(port)
+            yield
+
+
+def _wait_until_open(port: int) -> None:
+    for _ in range(60):
+        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), timeout=1):
+            return
+        time.sleep(0.5)
+    raise TimeoutError(f"nothing listens on port {port} after half a minute")
 
 
 def _know(folder: Path) -> None:
@@ -118,9 +168,9 @@ def _wait_until_idle(started: Cluster) -> None:
 
 
 @contextlib.contextmanager
-def _daemon(folder: Path, *command: str) -> Iterator[None]:
+def _daemon(folder: Path, *command: str, **variables: str) -> Iterator[None]:
     with (folder / f"{command[0]}.out").open("w") as stream:
-        process = subprocess.Popen(command, stdout=stream, stderr=stream)
+        process = subprocess.Popen(command, env=os.environ | variables, stdout=stream, stderr=stream)
     try:
         yield
     finally:

@@ -144,7 +144,7 @@ def test_a_mistake_in_the_configuration_ends_a_dry_run_in_one_line(clone, tmp_pa
 def bkdsnn(clone, folder, *arguments):
     """Run a command of the copied repository at smoke scale on the results below `folder`."""
     command = [sys.executable, "-m", "bkdsnn", *arguments, "--scale", "smoke", "--results", str(folder)]
-    return subprocess.run(command, cwd=clone, env=environment(), capture_output=True, text=True, check=False)
+    return subprocess.run(command, cwd=clone, env=environment(clone), capture_output=True, text=True, check=False)
 
 
 def test_a_teacher_that_cannot_be_matched_is_named_before_the_first_step(clone, tmp_path):
