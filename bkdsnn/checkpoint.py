@@ -69,9 +69,16 @@ def resume(path: Path, spec: str, parts: dict[str, nn.Module], optimizer: Any, s
             try:
                 return load(candidate, spec, parts, optimizer, scaler)
             except Damaged as error:
-                aside = candidate.replace(candidate.with_name(f"{candidate.name}.damaged"))
-                log.warning("%s; moved to %s, going on from what was saved before", error, aside)
+                log.warning("%s; moved to %s, going on from what was saved before", error, _move_aside(candidate))
     return Position()
+
+
+def _move_aside(path: Path) -> Path:
+    aside = path.with_name(f"{path.name}.damaged")
+    try:
+        return path.replace(aside)
+    except OSError as error:
+        raise files.unwritable(aside, error) from error
 
 
 def load(path: Path, spec: str, parts: dict[str, nn.Module], optimizer: Any, scaler: Any) -> Position:

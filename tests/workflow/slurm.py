@@ -46,7 +46,8 @@ NO_STORAGE = "AccountingStorageType=accounting_storage/none"
 STORAGE = """\
 AccountingStorageType=accounting_storage/slurmdbd
 AccountingStorageHost=127.0.0.1
-AccountingStoragePort={port}"""
+AccountingStoragePort={port}
+AccountingStoragePass={folder}/munge.socket"""
 DATABASE = """\
 AuthType=auth/munge
 AuthInfo=socket={folder}/munge.socket
@@ -102,7 +103,7 @@ def cluster(folder: Path, accounting: bool = False) -> Iterator[Cluster]:
     (folder / "slurm.conf").write_text(
         CONFIGURATION.format(
             folder=folder,
-            storage=STORAGE.format(port=port) if accounting else NO_STORAGE,
+            storage=STORAGE.format(folder=folder, port=port) if accounting else NO_STORAGE,
             host=socket.gethostname().split(".")[0],
             controller=_port(),
             node=_port(),
@@ -159,7 +160,8 @@ def _know(folder: Path) -> None:
 
 
 def _wait_until_idle(started: Cluster) -> None:
-    for _ in range(60):
+    limit = time.monotonic() + 60
+    while time.monotonic() < limit:
         with contextlib.suppress(subprocess.CalledProcessError):
             if started("sinfo", "--noheader", "--format=%T") == "idle":
                 return
