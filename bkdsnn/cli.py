@@ -183,6 +183,13 @@ def calibrate(options: argparse.Namespace) -> None:
     progress.log.info("%s: used by dry runs from now on", path)
 
 
+def bring(options: argparse.Namespace) -> None:
+    """Import finished runs from elsewhere, each verified before it enters."""
+    from bkdsnn.importing import bring as import_runs
+
+    import_runs(options.source, options.scale, options.results / options.scale)
+
+
 def convert(options: argparse.Namespace) -> None:
     """Convert pickled CIFAR or image folders to the binary layout that the pipeline reads."""
     from bkdsnn.data.convert import convert as convert_data
@@ -269,6 +276,11 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--neurons", default="reference", choices=get_args(paper.Preset), help="neuron preset")
     one.add_argument("--seconds", type=_positive(float), default=1.0, help="for the steps of one kind (default: 1)")
     _on_device(one)
+
+    one = _command(commands, "import", bring)
+    one.add_argument("source", type=Path, help="a run's folder, a folder with such folders, or a tar or zip of one")
+    _common(one)
+    one.add_argument("--log", type=Path, help="also log to this file")
 
     one = _command(commands, "convert", convert)
     one.add_argument("source", type=Path, help="cifar-10-batches-py, cifar-100-python (folder or .tar.gz) or images")

@@ -10,10 +10,9 @@ from bkdsnn.budget.hook import Watch
 from bkdsnn.errors import UserError
 from bkdsnn.figures import plan as figures
 from bkdsnn.notation import plan as notations
+from bkdsnn.runs import ARTEFACTS
 from bkdsnn.settings import Settings
 from bkdsnn.spec import Pretrained
-
-ARTEFACTS = ["metrics.json", "weights.safetensors", "predictions.npz", "history.jsonl", "spec.json", "provenance.json"]
 
 
 def settle():
@@ -65,12 +64,15 @@ def data_of_run(wildcards):
 
 
 def data_of(spec):
-    """The manifests of a run's data, those of its frames too."""
+    """The manifests of a run's data, those of its frames too.
+
+    Their age makes no run stale, for they may come after a run that was imported; tables compare digests.
+    """
     files = [f"results/{SCALE.name}/data/{spec.dataset.name}.json"]
     if spec.dataset.events:
         clips = {one.network.timesteps for one in (spec, spec.teacher) if one}
         files += [f"results/{SCALE.name}/data/{spec.dataset.name}-t{timesteps}.json" for timesteps in sorted(clips)]
-    return files
+    return [ancient(path) for path in files]
 
 
 def run_inputs(wildcards):

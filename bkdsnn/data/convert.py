@@ -2,18 +2,13 @@
 
 from __future__ import annotations
 
-import lzma
-import tarfile
 import tempfile
-import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from bkdsnn.archives import unpack
+from bkdsnn.archives import opened
 from bkdsnn.data.layout import BINARY, PIXELS, SIDE, SUFFIXES
 from bkdsnn.data.pickles import ByteArray, text, unpickle
 from bkdsnn.errors import UserError
@@ -47,7 +42,7 @@ def convert(source: Path, target: Path) -> str:
     """
     if target.exists():
         raise UserError(f"{target} exists already; name a folder that does not, or remove it first")
-    with _opened(source) as folder:
+    with opened(source, ACCEPTED) as folder:
         found = _read(source, folder)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
@@ -64,21 +59,6 @@ def _write(source: Source, folder: Path) -> None:
     for name, table in zip((*layout.train, layout.test), (*source.train, source.test), strict=True):
         np.concatenate(table, axis=1).tofile(folder / name)
     (folder / layout.names).write_text("".join(f"{name}\n" for name in source.names))
-
-
-@contextmanager
-def _opened(source: Path) -> Iterator[Path]:
-    """Give `source` as a folder, unpacked into a temporary one if it is an archive."""
-    if source.is_dir():
-        yield source
-        return
-    with tempfile.TemporaryDirectory() as temporary:
-        try:
-            with tarfile.open(source) as archive:
-                unpack(archive, Path(temporary))
-        except (OSError, EOFError, tarfile.TarError, zlib.error, lzma.LZMAError) as error:
-            raise UserError(f"{source}: cannot be unpacked ({error}); expected {ACCEPTED}") from error
-        yield Path(temporary)
 
 
 def _read(source: Path, folder: Path) -> Source:

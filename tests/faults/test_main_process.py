@@ -1,5 +1,6 @@
 """Whatever ends the main Snakemake process, and whenever: the same command goes on, and the bits are the same."""
 
+import contextlib
 import itertools
 import os
 import random
@@ -54,20 +55,38 @@ def test_the_table_comes_out_right_however_often_the_main_process_is_ended(clone
     finish(clone, quiet, runs, tmp_path)
 
 
-@pytest.mark.parametrize("patient", [False, True], ids=["at once", "after the orphans ended"])
-def test_what_goes_on_without_its_main_process_is_not_trained_again(clone, quiet, runs, tmp_path, patient):
-    alone, teacher, _ = runs
+@pytest.fixture
+def orphans(clone, runs, tmp_path):
+    """Two trainings that stand still, and whose main process was killed."""
     with started(tmp_path / "here", *CALL, root=clone) as (main, _):
-        in_training(alone), in_training(teacher)
+        stopped = [in_training(run).pid for run in runs[:2]]
+        signal_all(stopped, signal.SIGSTOP)
         main.kill()
     unlock(clone, tmp_path)
-    if patient:
-        wait_for(lambda: alone.finished and teacher.finished)
-    output = finish(clone, quiet, runs, tmp_path)
-    assert jobs(output) == {"student": 1 if patient else 2, "table": 1, "table9z": 1} | (
-        {} if patient else {"teacher": 1}
-    )
-    assert ("waiting for it" in output) is not patient
+    yield stopped
+    for process in stopped:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(process, signal.SIGKILL)
+
+
+def signal_all(processes, number):
+    for process in processes:
+        os.kill(process, number)
+
+
+def test_what_ended_without_its_main_process_is_not_trained_again(clone, quiet, runs, tmp_path, orphans):
+    signal_all(orphans, signal.SIGCONT)
+    wait_for(lambda: all(run.finished for run in runs[:2]))
+    assert jobs(finish(clone, quiet, runs, tmp_path)) == {"student": 1, "table": 1, "table9z": 1}
+    assert all([one.event for one in ledger.read(run.ledger)] == ["finished"] for run in runs)
+
+
+def test_what_goes_on_without_its_main_process_is_waited_for(clone, quiet, runs, tmp_path, orphans):
+    with started(tmp_path / "here", *CALL, root=clone) as (main, output):
+        wait_for(lambda: output.read_text().count("is writing this run; waiting for it") == 2)
+        signal_all(orphans, signal.SIGCONT)
+        assert main.wait(PATIENCE) == 0
+    finish(clone, quiet, runs, tmp_path)
     assert all([one.event for one in ledger.read(run.ledger)] == ["finished"] for run in runs)
 
 

@@ -142,9 +142,28 @@ def test_an_snn_that_teaches_is_not_in_bold(plan, tmp_path):
 def test_means_that_print_alike_tie(plan, tmp_path):
     plan = without(plan, 1, 2)
     for method, last in (("sew-resnet", 71.2499), ("bkd", 71.2501), ("bkdsnn", 71.24)):
-        finish(plan.cell(method, R19).runs[0], tmp_path, range(71), top1={"last": last, "best": last})
+        folder = finish(plan.cell(method, R19).runs[0], tmp_path, range(71), top1={"last": last, "best": last})
+        (folder / "predictions.npz").unlink()  # of 100 images no share is right that only differs in the fourth digit
     model = measure(plan, tmp_path)
     assert [c.row for c in model.cells if c.bold] == ["sew-resnet", "bkd"]
+
+
+def test_predictions_that_say_other_than_the_metrics_are_refused(plan, tmp_path):
+    top1 = {"last": 72.0, "best": 72.0}
+    for method in ("sew-resnet", "bkdsnn"):
+        finish(plan.cell(method, R19).runs[0], tmp_path, range(71), top1=top1)
+    with pytest.raises(UserError, match=r"predictions.npz: 71.00 % are right, expected 72.00 % as in metrics.json"):
+        measure(plan, tmp_path)
+
+
+def test_a_run_that_saw_other_data_than_are_prepared_is_refused(plan, tmp_path):
+    run = plan.cell("sew-resnet", R19).runs[0]
+    finish(run, tmp_path, range(71))
+    manifest = tmp_path / "data" / f"{run.dataset.name}.json"
+    manifest.parent.mkdir()
+    manifest.write_text('{"digest": "0123456789abcdef"}')
+    with pytest.raises(UserError, match=rf"the run saw data with digest {run.dataset.name}.*, .* has 0123456789"):
+        measure(plan, tmp_path)
 
 
 def test_a_teacher_is_not_bold_even_where_it_ties_with_the_best(plan, tmp_path):
