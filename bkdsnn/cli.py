@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import get_args
 
-from bkdsnn import errors, paper, progress
+from bkdsnn import errors, launch, paper, progress
 from bkdsnn.analysis.energy import Constants
 from bkdsnn.attempts import expect_progress
 from bkdsnn.errors import Interrupted, UserError
@@ -23,8 +23,9 @@ from bkdsnn.spec import Dataset
 def main(arguments: list[str] | None = None) -> int:
     """Run one subcommand and return its exit code: 0 done, 1 bad input, 75 saved and to be continued, 130 Ctrl-C."""
     options = parser().parse_args(arguments)
+    options.arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        progress.configure(getattr(options, "log", None))
+        progress.configure(getattr(options, "log", None) if launch.main() else None)
         options.command(options)
     except UserError as error:
         progress.log.error("error: %s", error)
@@ -42,12 +43,20 @@ def train(options: argparse.Namespace) -> None:
     """Carry out a run."""
     spec = paper.find_run(options.run, options.scale)
     results = options.results / options.scale
-    expect_progress(RunFolder(results / "runs", spec), options.attempt)
+    folder, processes = RunFolder(results / "runs", spec), spec.recipe.processes if spec.recipe else 1
+    if not launch.started():
+        expect_progress(folder, options.attempt)
     from bkdsnn import devices
+
+    alone = processes == 1 or folder.finished
+    if not (alone or launch.started()):
+        gpus = devices.several(options.device, processes)
+        raise SystemExit(launch.launch(options.arguments, processes, gpus))
+    from bkdsnn.distributed import ALONE, join
     from bkdsnn.execute import execute
 
     device = devices.choose(options.device, options.threads)
-    execute(spec, results, options.resources, device, options.minutes)
+    execute(spec, results, options.resources, device, options.minutes, ALONE if alone else join(processes, device))
 
 
 def data(options: argparse.Namespace) -> None:

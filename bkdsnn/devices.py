@@ -22,6 +22,33 @@ def choose(name: str, threads: int) -> torch.device:
     """
     torch.set_num_threads(threads)
     _keep_memory()
+    device = _named(name)
+    if device.type != "cuda":
+        return device
+    torch.backends.cudnn.deterministic = True
+    names = gpus.visible(torch.cuda.device_count())
+    wanted = names if device.index is None else [names[device.index]]
+    (taken,) = gpus.claim(wanted, 1, gpus.lock_folder())
+    device = torch.device("cuda", names.index(taken))
+    torch.cuda.set_device(device)  # kernels that name no device use it too
+    return device
+
+
+def several(name: str, count: int) -> list[str]:
+    """Return the names of `count` free GPUs, which this process holds for those that it starts; none for the CPU.
+
+    Raises `UserError` if there are too few.
+    """
+    device, present = _named(name), torch.cuda.device_count()
+    if device.type != "cuda":
+        return []
+    if device.index is not None or present < count:
+        found = f"device '{name}'" if device.index is not None else f"{present} CUDA devices"
+        raise UserError(f"the recipe's 'processes' is {count}, found {found}; expected as many GPUs, or device=cpu")
+    return gpus.claim(gpus.visible(present), count, gpus.lock_folder())
+
+
+def _named(name: str) -> torch.device:
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -31,14 +58,6 @@ def choose(name: str, threads: int) -> torch.device:
     present = torch.cuda.device_count()
     if device.type == "cuda" and (device.index or 0) >= present:
         raise UserError(f"device '{name}' asked for, but {present} CUDA devices are present; use device=auto or cpu")
-    if device.type != "cuda":
-        return device
-    torch.backends.cudnn.deterministic = True
-    names = gpus.visible(present)
-    wanted = names if device.index is None else [names[device.index]]
-    (taken,) = gpus.claim(wanted, 1, gpus.lock_folder())
-    device = torch.device("cuda", names.index(taken))
-    torch.cuda.set_device(device)  # kernels that name no device use it too
     return device
 
 

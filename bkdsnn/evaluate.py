@@ -9,6 +9,7 @@ import torch
 from torch import nn
 
 from bkdsnn.data.loader import Loader
+from bkdsnn.distributed import ALONE, Group
 
 
 class Evaluation(NamedTuple):
@@ -24,10 +25,14 @@ class Evaluation(NamedTuple):
 
 
 @torch.inference_mode()
-def evaluate(network: nn.Module, loader: Loader) -> Evaluation:
-    """Classify the test set by the time-averaged logits."""
+def evaluate(network: nn.Module, loader: Loader, group: Group = ALONE) -> Evaluation:
+    """Classify the test set by the time-averaged logits; several processes share its batches."""
     network.eval()
-    pairs = [(network(images).logits.mean(0).argmax(1), labels) for images, labels in loader.test()]
-    predicted = torch.cat([pair[0] for pair in pairs]).cpu().numpy()
-    labels = torch.cat([pair[1] for pair in pairs]).cpu().numpy()
-    return Evaluation(predicted, predicted == labels)
+    group.same(network.buffers())  # running statistics, which each process has of its own rows
+    device = next(network.parameters()).device
+    found = torch.full((2, loader.test_size), -1, device=device)  # class and label; -1: another process looks at it
+    for step, (images, labels) in zip(loader.test_steps[group.rank :: group.size], loader.test(group.rank, group.size)):
+        rows = loader.test_rows(step)
+        found[0, rows], found[1, rows] = network(images).logits.mean(0).argmax(1), labels
+    predicted, truth = group.largest(found).cpu().numpy()
+    return Evaluation(predicted, predicted == truth)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 from pathlib import Path
@@ -15,6 +16,7 @@ from bkdsnn import checkpoint, devices, files, models
 from bkdsnn.attempts import standing
 from bkdsnn.data import open_data
 from bkdsnn.data.loader import Loader
+from bkdsnn.distributed import ALONE, Group
 from bkdsnn.evaluate import Evaluation, evaluate
 from bkdsnn.progress import log
 from bkdsnn.provenance import provenance
@@ -27,27 +29,42 @@ from bkdsnn.train import train
 EVALUATION_BATCH = 250  # images at a time where no recipe says
 
 
-def execute(spec: RunSpec, results: Path, resources: Path, device: torch.device, minutes: float | None) -> None:
+def execute(
+    spec: RunSpec,
+    results: Path,
+    resources: Path,
+    device: torch.device,
+    minutes: float | None,
+    group: Group = ALONE,
+) -> None:
     """Carry out a run below `results` (one scale's folder); a finished run is left as it is.
 
-    Raises `UserError` for bad input and `Interrupted` when the slice of `minutes` ends first.
+    All processes of a `group` call this; the first of them writes. Raises `UserError` for bad input and `Interrupted`
+    when the slice of `minutes` ends first.
     """
     folder, part = RunFolder(results / "runs", spec), Slice(minutes, results / "runs" / spec.name)
-    if not folder.finished:
-        with folder.locked(part):
-            if not folder.finished:  # the writer that was waited for may have ended well
-                with folder.recorded():
-                    _carry_out(folder, results, resources, device, part)
-                    return
-    log.info("%s: already finished", spec.name)
-    folder.clear_checkpoints()  # a kill may have come between the results and this
+    with contextlib.ExitStack() as stack:
+        if group.main and not folder.finished:
+            stack.enter_context(folder.locked(part))
+        (unfinished,) = group.any(group.main and not folder.finished)  # who was waited for may have ended it
+        if unfinished and group.main:
+            stack.enter_context(folder.recorded())
+        if unfinished:
+            _carry_out(folder, results, resources, device, part, group)
+            return
+    if group.main:
+        log.info("%s: already finished", spec.name)
+        folder.clear_checkpoints()  # a kill may have come between the results and this
 
 
-def _carry_out(folder: RunFolder, results: Path, resources: Path, device: torch.device, part: Slice) -> None:
+def _carry_out(
+    folder: RunFolder, results: Path, resources: Path, device: torch.device, part: Slice, group: Group
+) -> None:
     spec, name = folder.spec, devices.describe(device)
-    folder.begin(name, standing(folder.checkpoint), functools.partial(devices.peak_memory_mb, device))
-    log.info("%s: on %s", spec.name, name)
-    loader = open_loader(spec, results, device)
+    if group.main:
+        folder.begin(name, standing(folder.checkpoint), functools.partial(devices.peak_memory_mb, device))
+    log.info("%s: on %s", spec.name, name if group.size == 1 else f"{group.size} x {name}")
+    loader = open_loader(spec, results, device, group)
     if spec.recipe is None:
         network = models.build(spec.network, spec.dataset)
         load_source(network, spec, folder, resources)
@@ -56,12 +73,13 @@ def _carry_out(folder: RunFolder, results: Path, resources: Path, device: torch.
         log.info("%s: top-1 %.2f %%", spec.name, evaluation.top1)
     else:
         with part:
-            network, evaluation, history = train(spec, spec.recipe, folder, loader, device, part, resources)
-    write_artefacts(folder, network, evaluation, history, loader, name)
-    folder.clear_checkpoints()
+            network, evaluation, history = train(spec, spec.recipe, folder, loader, device, part, resources, group)
+    if group.main:
+        write_artefacts(folder, network, evaluation, history, loader, name)
+        folder.clear_checkpoints()
 
 
-def open_loader(spec: RunSpec, results: Path, device: torch.device) -> Loader:
+def open_loader(spec: RunSpec, results: Path, device: torch.device, group: Group = ALONE) -> Loader:
     """Open the data through the manifest that the data rule made."""
     recipe = spec.recipe
     return open_data(
@@ -74,6 +92,7 @@ def open_loader(spec: RunSpec, results: Path, device: torch.device) -> Loader:
         teacher_timesteps=spec.teacher.network.timesteps if spec.teacher else None,
         seed=spec.seed,
         device=device,
+        group=group,
     )
 
 

@@ -14,6 +14,7 @@ from bkdsnn import files
 from bkdsnn.progress import log
 
 POLL_SECONDS = 1.0  # on average, between two looks for a free GPU
+HELD = "BKDSNN_GPU_HELD"  # names the GPU that the starting process holds for this one
 _HELD: list[IO[str]] = []  # open for as long as this process lives
 
 
@@ -23,6 +24,8 @@ def claim(wanted: Sequence[str], count: int, folder: Path) -> list[str]:
     All are taken or none, so that two processes never wait for each other. Raises `UserError` if `folder`, where the
     locks lie, cannot be written.
     """
+    if os.environ.get(HELD) in wanted:
+        return [os.environ[HELD]]
     told = False
     while len(held := _locked(wanted, count, folder)) < count:
         for stream in held.values():

@@ -16,6 +16,7 @@ from bkdsnn.data.loader import Loader
 from bkdsnn.data.mixing import Mixing
 from bkdsnn.distill import Criterion
 from bkdsnn.distill.correction import Correction
+from bkdsnn.distributed import ALONE, Group
 from bkdsnn.errors import Interrupted, UserError
 from bkdsnn.evaluate import Evaluation, evaluate
 from bkdsnn.models import Network, Outputs
@@ -25,6 +26,7 @@ from bkdsnn.runs import RunFolder
 from bkdsnn.slices import Saver, Slice
 from bkdsnn.sources import load_source
 from bkdsnn.spec import Recipe, RunSpec
+from bkdsnn.trained import shared
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 GUARD = 50  # steps between two looks at the losses: each look waits for the device
@@ -38,12 +40,14 @@ def train(
     device: torch.device,
     part: Slice,
     resources: Path,
+    group: Group = ALONE,
 ) -> tuple[Network, Evaluation, list[dict[str, Any]]]:
     """Train to the end, or save and raise `Interrupted` when the slice ends.
 
     Training begins with the weights of the run's source, if it has one; published ones lie in the folder `resources`.
     Returns the student, its evaluation after the last epoch, and the history (one record an epoch). Raises `UserError`
-    for a checkpoint of another run, a loss that is not finite, and less data than one batch.
+    for a checkpoint of another run, a loss that is not finite, and less data than one batch. The processes of a `group`
+    return the same; the first of them writes.
     """
     if not loader.steps:
         raise UserError(f"'batch_size' is {recipe.batch_size}, more than the {loader.train_size} training samples")
@@ -51,34 +55,36 @@ def train(
     student, criterion = build(spec, teacher, device)
     if spec.source:
         load_source(student, spec, folder, resources)
+    trained = shared(student, criterion, recipe, group, device)
     mixing = Mixing(recipe, spec.dataset.classes, spec.seed)
     optimizer = make_optimizer(recipe, [*student.parameters(), *criterion.parameters()])
     scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda" and recipe.precision == "fp16")
-    correction = Correction(spec, student)
+    correction = Correction(spec, student, group)
     parts = {"student": student, "criterion": criterion}
 
     def write(at: Position) -> None:
         checkpoint.save(folder.checkpoint, spec.digest, at, parts, optimizer, scaler)
         folder.saved(at.epoch, at.step)
 
-    saver = Saver(write)
-    at = checkpoint.resume(folder.checkpoint, spec.digest, parts, optimizer, scaler)
-    folder.write_history(at.history)
+    saver = Saver(write if group.main else lambda at: None)
+    with group.first_alone():  # which may have to move a damaged checkpoint aside
+        at = checkpoint.resume(folder.checkpoint, spec.digest, parts, optimizer, scaler)
+    if group.main:
+        folder.write_history(at.history)
     progress = Progress(spec.name, recipe.total_epochs, loader.steps, at.epoch + at.step / loader.steps)
     evaluation = None
 
     while at.epoch < recipe.total_epochs:
         student.train()
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(recipe, at.epoch)
-        meter = Meter(folder, at)
+        for settings in optimizer.param_groups:
+            settings["lr"] = learning_rate(recipe, at.epoch)
+        meter = Meter(folder, at, group)
         for batch in loader.train(at.epoch, at.step):
-            images, shown, labels = mixing(batch, at.epoch, at.step)
+            images, shown, labels = map(group.rows, mixing(batch, at.epoch, at.step))
             half = torch.autocast(device.type, DTYPES[recipe.precision], enabled=device.type == "cuda")
             with half, correction.watching(at):
-                outputs = student(images, criterion.taps)
                 target = imitated(teacher, shown, criterion.teacher_taps)
-                losses = criterion(outputs, target, labels, streams.generator(spec.seed, "blur", at.epoch, at.step))
+                losses = trained(images, target, labels, streams.generator(spec.seed, "blur", at.epoch, at.step))
             correction.measure(at, losses, scaler)
             scaler.scale(torch.stack(list(losses.values())).sum()).backward()
             scaler.step(optimizer)
@@ -86,20 +92,22 @@ def train(
             optimizer.zero_grad(set_to_none=True)
             meter.add(losses)
             progress.step(at.epoch, at.step)
-            if part.over or saver.due:
+            over, due = group.any(part.over, saver.due)
+            if over or due:
                 meter.settle()
                 saver.save(at)
-            if part.over:
+            if over:
                 raise Interrupted(f"{spec.name}: saved at epoch {at.epoch + 1}, step {at.step}; run again to continue")
         meter.settle()
-        evaluation = evaluate(student, loader)
+        evaluation = evaluate(student, loader, group)
         record = meter.record(evaluation.top1, recipe.batch_size, device)
-        folder.append_history(record)
+        if group.main:
+            folder.append_history(record)
         progress.epoch(record)
         at = Position(epoch=at.epoch + 1, history=[*at.history, record])
 
     saver.save(at)  # should writing the results fail, the next attempt only evaluates
-    return student, evaluation or evaluate(student, loader), at.history
+    return student, evaluation or evaluate(student, loader, group), at.history
 
 
 def build(spec: RunSpec, teacher: Network | None, device: torch.device) -> tuple[Network, Criterion]:
@@ -133,14 +141,14 @@ def imitated(teacher: Network | None, shown: Tensor, taps: tuple[str, ...]) -> O
 class Meter:
     """Sums the losses of an epoch by name; a loss that is not finite ends the run."""
 
-    def __init__(self, folder: RunFolder, at: Position) -> None:
-        self.folder, self.at = folder, at
+    def __init__(self, folder: RunFolder, at: Position, group: Group = ALONE) -> None:
+        self.folder, self.at, self.group = folder, at, group
         self.pending: list[dict[str, Tensor]] = []
         self.began = time.monotonic() - at.epoch_seconds
 
     def add(self, losses: dict[str, Tensor]) -> None:
         """Count one step and its 0-dim losses."""
-        self.pending.append({name: loss.detach() for name, loss in losses.items()})
+        self.pending.append({name: self.group.mean(loss.detach()) for name, loss in losses.items()})
         self.at.step += 1
         if len(self.pending) >= GUARD:
             self.settle()
@@ -168,7 +176,7 @@ class Meter:
             "top1": top1,
             "images_per_second": self.at.step * batch_size / max(trained, 1e-9),
             "seconds": seconds,
-            "peak_memory_mb": devices.peak_memory_mb(device),
+            "peak_memory_mb": self.group.highest(devices.peak_memory_mb(device), device),
         }
 
     def _failure(self, name: str, value: float, step: int) -> UserError:

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from bkdsnn.data.arrays import Arrays
     from bkdsnn.data.events.frames import Clips
     from bkdsnn.data.loader import Loader, Split
+    from bkdsnn.distributed import Group
 
 
 def prepare(dataset: Dataset, root: Path | None, manifest: Path) -> None:
@@ -48,15 +49,18 @@ def open_data(
     timesteps: int = 1,
     teacher_timesteps: int | None = None,
     workers: int = 4,
+    group: Group | None = None,
 ) -> Loader:
     """Return the loader of prepared data.
 
     `view` says how test images are cut out of files; those in memory have their size. A recording has `timesteps`
     frames, and `teacher_timesteps` for a teacher if there is one; images have neither. `workers` processes decode files
-    and apply RandAugment; nothing else needs any. Raises UserError if the manifest is of another dataset spec, if files
-    have changed since it was written or frames are missing, or if `augment` is wrong or does not suit the format.
+    and apply RandAugment; nothing else needs any. All processes of a `group` get the same batches. Raises UserError if
+    the manifest is of another dataset spec, if files have changed since it was written or frames are missing, or if
+    `augment` is wrong or does not suit the format.
     """
     from bkdsnn.data.loader import ImageLoader
+    from bkdsnn.distributed import ALONE
 
     _check_augment(dataset, augment)
     record = Manifest.read(manifest, dataset)
@@ -72,7 +76,15 @@ def open_data(
     else:
         train, test = _memory_splits(dataset, _arrays(dataset, record, manifest), augment, seed, device, workers)
     return ImageLoader(
-        train, test, dataset, record.digest, batch_size=batch_size, augment=augment, seed=seed, device=device
+        train,
+        test,
+        dataset,
+        record.digest,
+        batch_size=batch_size,
+        augment=augment,
+        seed=seed,
+        device=device,
+        group=group or ALONE,
     )
 
 

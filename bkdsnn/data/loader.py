@@ -12,12 +12,19 @@ import torch
 from torch import Tensor
 
 from bkdsnn.data.augment import Erasing, augmented
+from bkdsnn.distributed import ALONE, Group
 from bkdsnn.spec import Augment, Dataset
 from bkdsnn.streams import generator
 
 
 class Split(Protocol):
-    """The training or the test images, as an ImageLoader reads them."""
+    """The training or the test images, as an ImageLoader reads them.
+
+    `single` says that images are read one by one, each with draws of its own: a part of a batch then costs no more than
+    its share.
+    """
+
+    single: bool
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -59,10 +66,18 @@ class Loader(abc.ABC):
         order = shuffled(self.train_size, self._seed, epoch)
         return self._read_train(order, range(first_step, self.steps), epoch)
 
-    def test(self) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield all test images and labels once, in order, not augmented; the last batch may be smaller."""
-        steps = range(math.ceil(self.test_size / self._batch_size))
-        return self._read_test(torch.arange(self.test_size), steps)
+    @property
+    def test_steps(self) -> range:
+        """Return the numbers of the batches of test images; the last one may be smaller."""
+        return range(math.ceil(self.test_size / self._batch_size))
+
+    def test_rows(self, step: int) -> slice:
+        """Return which test images are in a batch."""
+        return slice(step * self._batch_size, (step + 1) * self._batch_size)
+
+    def test(self, first: int = 0, stride: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield all test images and labels once, in order, not augmented, or each `stride`-th batch of them."""
+        return self._read_test(torch.arange(self.test_size), self.test_steps[first::stride])
 
     @abc.abstractmethod
     def _read_train(self, order: Tensor, steps: range, epoch: int) -> Iterator[Batch]:
@@ -87,17 +102,21 @@ class ImageLoader(Loader):
         augment: Augment,
         seed: int,
         device: torch.device,
+        group: Group = ALONE,
     ) -> None:
         super().__init__(len(train), len(test), digest, batch_size, seed)
         self._train, self._test = train, test
+        self._group = group if train.single else ALONE
         self._normalise = Normalise(dataset, device)
         self._erasing = Erasing(augment, seed)
 
     def _read_train(self, order: Tensor, steps: range, epoch: int) -> Iterator[Batch]:
-        batches = self._train.read(order, self._batch_size, steps, epoch)
-        for step, (raw, labels) in zip(steps, batches, strict=True):
-            images = self._erasing(self._normalise(raw), epoch, step)
-            yield Batch(images, images, labels)
+        """Of images that are read one by one each process reads its own, and all have them before they are mixed."""
+        size = self._batch_size // self._group.size
+        own = torch.cat([self._group.rows(batch) for batch in order.split(self._batch_size)[: self.steps]])
+        for step, (raw, labels) in zip(steps, self._train.read(own, size, steps, epoch), strict=True):
+            images = self._erasing(self._normalise(self._group.gathered(raw)), epoch, step)
+            yield Batch(images, images, self._group.gathered(labels))
 
     def _read_test(self, order: Tensor, steps: range) -> Iterator[tuple[Tensor, Tensor]]:
         for images, labels in self._test.read(order, self._batch_size, steps, 0):
@@ -106,6 +125,8 @@ class ImageLoader(Loader):
 
 class MemorySplit:
     """A Split kept as bytes on the device, which augments whole batches there; without `augment`, none."""
+
+    single = False
 
     def __init__(
         self,

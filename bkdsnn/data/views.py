@@ -121,6 +121,8 @@ def _central_box(width: int, height: int, narrowest: float, widest: float) -> Bo
 class ViewSplit:
     """A Split (see `bkdsnn.data.loader`) of views, made by worker processes: at most `workers`, at most one a core."""
 
+    single = True
+
     def __init__(self, pictures: Pictures, view: Viewer, device: torch.device, workers: int) -> None:
         self._pictures, self._view, self._device = pictures, view, device
         self._workers = min(workers, os.cpu_count() or 1)

@@ -18,7 +18,9 @@ from bkdsnn.distill.kdsnn import KDSNNLoss
 from bkdsnn.distill.lasnn import LaSNNLoss
 from bkdsnn.distill.ld import LDLoss
 from bkdsnn.distill.method import Method
+from bkdsnn.distill.restoration import Restoration
 from bkdsnn.distill.tet import TETLoss
+from bkdsnn.distributed import Group
 from bkdsnn.errors import UserError
 from bkdsnn.models.outputs import Outputs
 from bkdsnn.spec import RunSpec
@@ -61,6 +63,12 @@ class Criterion(nn.Module):
 
     def _taps(self, attribute: str) -> tuple[str, ...]:
         return tuple(dict.fromkeys(tap for method in self.methods.values() for tap in getattr(method, attribute)))
+
+    def share(self, group: Group) -> None:
+        """Have every mask drawn for the batch of all processes."""
+        for module in self.modules():
+            if isinstance(module, Restoration):
+                module.group = group
 
     def forward(
         self, student: Outputs, teacher: Outputs | None, labels: Tensor, blur: torch.Generator

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bkdsnn.checkpoint import Position
+from bkdsnn.distributed import ALONE, Group
 from bkdsnn.models import Network
 from bkdsnn.spec import RunSpec
 
@@ -22,7 +23,8 @@ class Correction:
     the term `bkd` are not measured.
     """
 
-    def __init__(self, spec: RunSpec, student: Network) -> None:
+    def __init__(self, spec: RunSpec, student: Network, group: Group = ALONE) -> None:
+        self.group = group
         self.task = spec.loss.method
         self.applies = any(term.method == "bkd" for term in spec.distill)
         self.layer = student.layer(student.taps[-1])
@@ -47,7 +49,8 @@ class Correction:
         """
         if self.feature is not None:
             scale = scaler.get_scale()
-            task, bkd = (gradient(losses[name], self.feature, scale) for name in (self.task, "bkd"))
+            own = (gradient(losses[name], self.feature, scale) for name in (self.task, "bkd"))
+            task, bkd = (self.group.gathered(part) / self.group.size for part in own)  # losses are means over the rows
             at.gradients = {"task": rms(task), "bkd": rms(bkd), "cosine": cosine(task, bkd)}
             self.feature = None
 

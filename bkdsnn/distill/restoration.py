@@ -8,6 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from bkdsnn.distributed import ALONE
+
 Mask = Literal["channel", "pixel"]
 
 
@@ -38,10 +40,12 @@ class Restoration(nn.Sequential):
     def __init__(self, width: int, ratio: float, mask: Mask = "channel", block: bool = True) -> None:
         super().__init__(*_block(width) if block else ())
         self.ratio, self.mask = ratio, mask
+        self.group = ALONE  # of several processes each takes its rows of one mask
 
     def restore(self, feature: Tensor, blur: torch.Generator) -> Tensor:
         """Return G(F * B) for a feature F (B, C, h, w); one mask is drawn from `blur`."""
-        mask = blur_mask(feature.shape, self.ratio, self.mask, blur)
+        shape = (len(feature) * self.group.size, *feature.shape[1:])
+        mask = self.group.rows(blur_mask(shape, self.ratio, self.mask, blur))
         # a blocking copy would make the device wait for the whole forward pass
         restored: Tensor = self(feature * mask.to(feature.device, non_blocking=True))
         return restored

@@ -32,6 +32,9 @@ class Recipe(Strict):
     The learning rate is stepped per epoch, as timm's cosine schedule does it: over the first `warmup_epochs` linear
     from `warmup_lr`, then the cosine of `epochs` epochs (warm-up included) down to `min_lr`, then `cooldown_epochs`
     more at `min_lr`.
+
+    `batch_size` is that of all `processes` together. With one process, or norms synchronised over all, what is computed
+    does not depend on their number but for rounding; otherwise each normalises by its own rows.
     """
 
     epochs: int = Field(gt=0)
@@ -47,6 +50,12 @@ class Recipe(Strict):
     cooldown_epochs: int = Field(default=0, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     mix: Mix | None = None
+    processes: int = Field(
+        default=1, ge=1, exclude_if=lambda count: count == 1, description="GPUs that share each batch, a process each"
+    )
+    sync_batch_norm: bool = Field(
+        default=False, exclude_if=lambda on: not on, description="statistics of batch norms over all processes' rows"
+    )
     precision: Literal["fp32", "fp16", "bf16"] = Field(default="fp32", description="autocast type where there is a GPU")
     augment: Augment = Augment()
     source: str = Field(default="", exclude=True, description="where the values come from")
@@ -60,4 +69,8 @@ class Recipe(Strict):
     def _consistent(self) -> Recipe:
         if self.warmup_epochs >= self.epochs:
             raise ValueError(f"'warmup_epochs' is {self.warmup_epochs}, must be less than 'epochs', {self.epochs}")
+        if self.batch_size % self.processes:
+            raise ValueError(f"'batch_size' is {self.batch_size}, no multiple of 'processes', {self.processes}")
+        if self.sync_batch_norm and self.processes == 1:
+            raise ValueError("'sync_batch_norm' is on, but 'processes' is 1; leave it out or ask for more processes")
         return self

@@ -73,6 +73,9 @@ class RunSpec(Strict):
             raise ValueError("'hard-ld' and a network with 'distilled_head' belong together")
         if self.teacher:
             self._check_teacher(self.teacher)
+        summed = any(isinstance(term, BKD) and term.reduction == "sum" for term in self.distill)
+        if summed and self.recipe and self.recipe.processes > 1:
+            raise ValueError("'reduction: sum' of 'bkd' depends on the batch of one process; 'processes' must be 1")
         return self
 
     def _check_teacher(self, teacher: RunSpec) -> None:
