@@ -15,8 +15,11 @@ SMALL_TABLE = ("table9z", "--config", "scale=smoke")
 PATIENCE = 300  # seconds
 
 
-def with_small_table(root: Path, epochs: int) -> Path:
-    """Add a table 9z to a repository: a teacher and a student alone of so many epochs, and a taught one of few."""
+def with_small_table(root: Path, epochs: int, **recipe: Any) -> Path:
+    """Add a table 9z to a repository: a teacher and a student alone of so many epochs, and a taught one of few.
+
+    `recipe` has more fields of the recipes of the first two.
+    """
     table = yaml.safe_load((root / "config" / "paper" / "table2c.yaml").read_text()) | {"number": "9z"}
     table["columns"] = table["columns"][:1]
     rows = {row["method"]: row for row in table["rows"] if row["method"] in ("sew-resnet", "ann", "bkdsnn")}
@@ -26,7 +29,7 @@ def with_small_table(root: Path, epochs: int) -> Path:
     (root / "config" / "paper" / "table9z.yaml").write_text(yaml.safe_dump(table, sort_keys=False))
     scale = root / "config" / "scales" / "smoke.yaml"
     content = yaml.safe_load(scale.read_text())
-    content["recipes"] |= {name: {"epochs": epochs} for name in ("sew-imagenet", "ann-imagenet")}
+    content["recipes"] |= {name: {"epochs": epochs, **recipe} for name in ("sew-imagenet", "ann-imagenet")}
     scale.write_text(yaml.safe_dump(content, sort_keys=False))
     return root
 

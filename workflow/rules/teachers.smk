@@ -14,14 +14,15 @@ rule teacher:
     priority: 10  # students wait for them
     conda:
         "../../environment.yml"
-    threads: THREADS
+    threads: threads_of
     resources:
-        gpu=GPUS,
-        mem_mb=MEMORY_MB,
+        gpu=gpus_of,
+        mem_mb=memory_of,
         runtime=SETTINGS.slice_minutes,
         attempt=lambda wildcards, attempt: attempt,
     params:
         scale=SCALE.name,
+        threads=THREADS,  # of each process
     shell:
-        "python -m bkdsnn train {wildcards.run} --scale {params.scale} --threads {threads} "
+        "python -m bkdsnn train {wildcards.run} --scale {params.scale} --threads {params.threads} "
         "--minutes {resources.runtime} --attempt {resources.attempt} --log {log}"
