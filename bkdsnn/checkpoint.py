@@ -124,7 +124,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             tensors = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, ValueError) as error:
         raise Damaged(f"{path}: damaged or not safetensors ({error}); delete it to start this run afresh") from error
-    if header is None:
+    if not isinstance(header, dict):
         raise UserError(f"{path}: not written by bkdsnn (no 'bkdsnn' header)")
     if header.get("crc32", found := _crc32(tensors)) != found:
         wrong = f"CRC-32 is {found}, expected {header['crc32']}"

@@ -192,11 +192,15 @@ def calibrate(options: argparse.Namespace) -> None:
     progress.log.info("%s: used by dry runs from now on", path)
 
 
-def bring(options: argparse.Namespace) -> None:
-    """Import finished runs from elsewhere, each verified before it enters."""
-    from bkdsnn.importing import bring as import_runs
+def import_runs(options: argparse.Namespace) -> None:
+    """Bring finished runs of another machine into the results, each verified before."""
+    paper.load_scale(options.scale)
+    if not options.source.exists():
+        raise UserError(f"{options.source}: no such file or folder")
+    from bkdsnn import importing
 
-    import_runs(options.source, options.scale, options.results / options.scale)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends it leaves no unpacked archive
+    importing.import_runs(options.source, options.scale, options.results / options.scale)
 
 
 def convert(options: argparse.Namespace) -> None:
@@ -286,13 +290,15 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--seconds", type=_positive(float), default=1.0, help="for the steps of one kind (default: 1)")
     _on_device(one)
 
-    one = _command(commands, "import", bring)
-    one.add_argument("source", type=Path, help="a run's folder, a folder with such folders, or a tar or zip of one")
+    one = _command(commands, "import", import_runs)
+    one.add_argument("source", type=Path, help="a run folder, a folder of runs, or an archive (.tar, .tar.gz, .zip)")
     _common(one)
     one.add_argument("--log", type=Path, help="also log to this file")
 
     one = _command(commands, "convert", convert)
-    one.add_argument("source", type=Path, help="cifar-10-batches-py, cifar-100-python (folder or .tar.gz) or images")
+    one.add_argument(
+        "source", type=Path, help="cifar-10-batches-py, cifar-100-python (folder, .tar.gz or .zip) or images"
+    )
     one.add_argument("target", type=Path, help="folder to make")
     return top
 

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from bkdsnn import checkpoint, devices, files, models
+from bkdsnn import artefacts, checkpoint, devices, files, models
 from bkdsnn.attempts import standing
 from bkdsnn.data import open_data
 from bkdsnn.data.loader import Loader
@@ -113,7 +113,8 @@ def write_artefacts(
     with files.replacing(path / "predictions.npz") as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, predicted=evaluation.predicted.astype(np.int16), correct=evaluation.correct)
     files.write_json(path / "provenance.json", provenance(folder.attempts(), device, loader.digest, seconds))
-    files.write_json(path / "metrics.json", metrics(spec, network, evaluation, history, loader))
+    measured = metrics(spec, network, evaluation, history, loader)
+    files.write_json(path / "metrics.json", measured | {"files": artefacts.seal(path)})
 
 
 def metrics(

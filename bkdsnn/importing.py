@@ -1,164 +1,218 @@
-"""Bringing finished runs from elsewhere into the results of this machine, each verified before it enters.
-
-A run is what its spec says: a folder enters only if spec, metrics, weights, predictions, history and provenance are of
-one run that this configuration knows, and agree with each other. What nobody can verify is that training took place.
-"""
+"""Finished runs of another machine, verified one by one before they enter the results of this one."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TypeVar, get_args
 
-import numpy as np
+from pydantic import BaseModel, Field, ValidationError
 
-from bkdsnn import archives, checkpoint, files, models, paper
-from bkdsnn.data.manifest import Manifest
-from bkdsnn.errors import UserError
+from bkdsnn import checkpoint, files, models, paper
+from bkdsnn.archives import half_of_the_disk, unpack
+from bkdsnn.artefacts import ARTEFACTS, SEALED, data_records, expect_data, expect_sealed
+from bkdsnn.errors import Interrupted, UserError, explain
 from bkdsnn.progress import log
-from bkdsnn.runs import ARTEFACTS, RunFolder
-from bkdsnn.spec import RunSpec
-from bkdsnn.tables.runs import Finished, read
+from bkdsnn.runs import RunFolder
+from bkdsnn.slices import Slice
+from bkdsnn.spec import RUN_NAME, RunSpec
+from bkdsnn.tables.runs import Finished, read_run
 
-EXPECTED = "a run's folder, a folder with such folders below it, or a tar or zip archive of one"
+ACCEPTED = "a run folder, a folder of runs, or an archive (.tar, .tar.gz, .zip) of either"
+MOST = dict.fromkeys(ARTEFACTS, 1 << 26) | {"weights.safetensors": 1 << 32}  # bytes of one file of an archive
+M = TypeVar("M", bound=BaseModel)
 
 
-def bring(source: Path, scale: str, results: Path) -> None:
-    """Import all runs in `source`, which is one of `EXPECTED`, into `results` (the folder of that scale).
+class Epoch(BaseModel):
+    """The part of a line of `history.jsonl` that the metrics repeat; `top1` in per cent."""
 
-    A run that is there already is left as it is. Raises `UserError` if `source` has no run, and, after the others have
-    been imported, if some were refused.
+    epoch: int
+    top1: float = Field(ge=0, le=100)
+
+
+class Provenance(BaseModel):
+    """The part of `provenance.json` that the metrics repeat, and earlier imports."""
+
+    data_digest: str
+    imported: list[dict[str, str]] = []
+
+
+def import_runs(source: Path, scale: str, results: Path) -> None:
+    """Bring finished runs of `source` (see `ACCEPTED`) into `results`, the folder of a scale.
+
+    What is here already is left alone. A refused run is told and stops no other. Raises `UserError` in the end if any
+    was refused, or at once if there is none at all.
     """
-    if not source.exists():
-        raise UserError(f"{source}: no such file or folder; expected {EXPECTED}")
-    results.mkdir(parents=True, exist_ok=True)
-    with archives.opened(source, EXPECTED, beside=results) as folder:
-        folders = sorted(path.parent for path in folder.rglob("metrics.json"))
-        if not folders:
-            raise UserError(f"{source}: no 'metrics.json' in it, which every finished run has; expected {EXPECTED}")
-        refused = list(_refusals(folders, scale, results, source.name))
+    with _opened(source, results.parent) as folder:
+        found = _found(folder)
+        if not found:
+            raise UserError(f"{source}: no finished run in it (a folder with metrics.json); expected {ACCEPTED}")
+        refused = _Import(found, source.resolve().name, scale, results).all()
     if refused:
-        raise UserError(f"{len(refused)} of {len(folders)} runs were refused: {'; '.join(refused)}")
+        raise UserError(f"{source}: {refused} of {len(found)} runs refused; the reasons are above")
 
 
-def _refusals(folders: list[Path], scale: str, results: Path, origin: str) -> Iterator[str]:
-    """Import runs, parents first, and give a message for each that is refused."""
-    verified: list[tuple[Path, RunSpec]] = []
-    for folder in folders:
-        try:
-            verified.append((folder, verify(folder, scale, results)))
-        except UserError as error:
-            yield str(error)
-    for folder, spec in sorted(verified, key=lambda one: len(one[1].lineage())):
-        try:
-            _enter(folder, RunFolder(results / "runs", spec), origin)
-        except UserError as error:
-            yield str(error)
-
-
-def verify(folder: Path, scale: str, results: Path) -> RunSpec:
-    """Return the spec of the finished run in a folder, if all its files are of that run and fit each other.
-
-    Raises `UserError` for whatever does not fit: a run that no table of the scale has, another spec, damaged weights or
-    such of another network, predictions and history that say other than the metrics, other data than this machine has.
-    """
-    for name in ARTEFACTS:
-        if not (folder / name).is_file() or (folder / name).is_symlink():
-            raise UserError(f"{folder / name}: no such file; a finished run has {', '.join(ARTEFACTS)}")
-    spec = paper.find_run(str(_json(folder / "metrics.json").get("run")), scale)
-    run = read(spec, folder)
-    _expect(folder / "spec.json", "spec", _json(folder / "spec.json"), json.loads(spec.canonical()))
-    _expect_weights(run)
-    _expect_predictions(run)
-    _expect_history(run)
-    _expect_data(run, results)
-    return spec
-
-
-def _expect_weights(run: Finished) -> None:
-    path = run.folder / "weights.safetensors"
-    tensors, header = checkpoint.read_tensors(path)
-    _expect(path, "spec", header.get("spec"), run.spec.digest)
-    network = models.build(run.spec.network, run.spec.dataset)
-    checkpoint.load_weights(network, tensors, str(path))
-    _expect(run.folder / "metrics.json", "parameters", run.metrics.parameters, models.count_parameters(network))
-
-
-def _expect_predictions(run: Finished) -> None:
-    path, classes = run.folder / "predictions.npz", run.spec.dataset.classes
-    run.correct()
-    predicted = run.array("predicted")
-    if predicted.shape != (run.metrics.test_images,) or not np.isin(predicted, range(classes)).all():
-        raise UserError(f"{path}: 'predicted' has other than {run.metrics.test_images} classes from 0 to {classes - 1}")
-
-
-def _expect_history(run: Finished) -> None:
-    path = run.folder / "history.jsonl"
-    try:
-        found = [(one["epoch"], one["top1"]) for one in map(json.loads, path.read_text().splitlines())]
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: not the history of a run ({error!r})") from error
-    recipe = run.spec.recipe
-    _expect(path, "epoch", [epoch for epoch, _ in found], list(range(1, recipe.total_epochs + 1 if recipe else 1)))
-    top1 = run.metrics.top1
-    _expect(path, "top1", max([top1.last, *(value for _, value in found)]), top1.best)
-
-
-def _expect_data(run: Finished, results: Path) -> None:
-    """Compare with the data of this machine, if they are prepared here."""
-    digest, dataset = run.metrics.dataset.digest, run.spec.dataset
-    _expect(run.folder / "provenance.json", "data_digest", _json(run.folder / "provenance.json")["data_digest"], digest)
-    manifest = results / "data" / f"{dataset.name}.json"
-    if manifest.is_file():
-        _expect(run.folder / "metrics.json", "dataset.digest", digest, Manifest.read(manifest, dataset).digest)
-    else:
-        log.info("%s: not compared with the data of this machine: there is no %s", run.spec.name, manifest)
-
-
-def _enter(folder: Path, target: RunFolder, origin: str) -> None:
-    """Copy the artefacts, the one that marks success last."""
-    name = target.spec.name
-    if target.finished:
-        log.info("%s: is here already, left as it is", name)
+@contextlib.contextmanager
+def _opened(source: Path, beside: Path) -> Iterator[Path]:
+    """Give `source` as a folder; of an archive only artefacts are unpacked, `beside` the results, and removed again."""
+    if source.is_dir():
+        yield source
         return
-    lock = files.lock(target.lock)
-    if lock is None:
-        raise UserError(f"{target.path}: another process is writing this run; wait or stop it")
-    with lock:
-        for artefact in ARTEFACTS:
-            if artefact == "provenance.json":
-                entered = {"from": origin, "at": time.strftime("%Y-%m-%dT%H:%M:%S%z")}
-                files.write_json(target.path / artefact, {**_json(folder / artefact), "imported": entered})
-            else:
-                with files.replacing(target.path / artefact) as temporary:
-                    shutil.copyfile(folder / artefact, temporary)
-        target.clear_checkpoints()
-    log.info("%s: imported, top-1 %.2f %%", name, _json(target.path / "metrics.json")["top1"]["last"])
-    for parent in target.spec.parents():
-        if not target.of(parent).finished:
-            log.warning(
-                "%s is built on %s, which is not here: import that too, or both are made anew", name, parent.name
+    beside.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=beside, prefix=".import-") as temporary:
+        folder = Path(temporary)
+        unpack(source, folder, ACCEPTED, half_of_the_disk(folder), lambda name: MOST.get(Path(name).name, 0))
+        yield folder
+
+
+def _found(folder: Path) -> dict[str, Path]:
+    """Folders of finished runs by name; of two with one name the first counts."""
+    return {path.parent.name: path.parent for path in sorted(folder.resolve().rglob("metrics.json"), reverse=True)}
+
+
+class _Import:
+    """One call: the runs that were found, and what became of each."""
+
+    def __init__(self, found: dict[str, Path], origin: str, scale: str, results: Path) -> None:
+        self.found, self.origin, self.scale = found, origin, scale
+        self.results = results
+        self.specs = _planned(found, scale)
+        self.done: dict[str, bool] = {}  # whether a run is here now
+        self.absent: set[Path] = set()  # records of data that were not there to compare with
+
+    def all(self) -> int:
+        """Import every run, ancestors first, and return how many were refused."""
+        for name in self.found:
+            self._settle(name)
+        if self.absent:
+            shown = ", ".join(map(str, sorted(self.absent)))
+            log.warning("not compared with the runs, because absent here: %s; tables compare once they are here", shown)
+        return [self.done[name] for name in self.found].count(False)
+
+    def _settle(self, name: str) -> bool:
+        """Import a run after those that it builds on; return whether it is here now."""
+        if name not in self.done:
+            try:
+                self._import(name)
+                self.done[name] = True
+            except (UserError, OSError, Interrupted) as error:
+                log.error("refused %s: %s", name, error)
+                self.done[name] = False
+        return self.done[name]
+
+    def _import(self, name: str) -> None:
+        if name not in self.specs:
+            raise UserError(
+                f"no table names this run at scale '{self.scale}'; expected a run of `python -m bkdsnn plan <table> "
+                f"--scale {self.scale}`: give the scale of the runs by --scale"
+            )
+        spec = self.specs[name]
+        target = RunFolder(self.results / "runs", spec)
+        if target.finished:
+            log.info("%s: here already, left alone", name)
+            return
+        for parent in spec.parents():
+            self._expect_parent(parent)
+        verify(spec, self.found[name], self.results)
+        records = (self.results / "data" / name for name in data_records(spec))
+        self.absent.update(path for path in records if not path.is_file())
+        _take(self.found[name], target, self.origin)
+        log.info("%s: imported", name)
+
+    def _expect_parent(self, parent: RunSpec) -> None:
+        """Make sure that a run that another builds on is here, and older than what is built on it."""
+        here = RunFolder(self.results / "runs", parent).finished
+        if not here and not (parent.name in self.found and self._settle(parent.name)):
+            raise UserError(
+                f"it builds on run {parent.name}, which is neither here nor imported; import both, for Snakemake "
+                "would make that run, and then this one, again"
             )
 
 
-def _json(path: Path) -> dict[str, Any]:
-    try:
-        content = json.loads(path.read_bytes())
-    except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error})") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path}: found a {type(content).__name__}, expected an object")
-    return content
+def verify(spec: RunSpec, folder: Path, results: Path) -> None:
+    """Raise `UserError` for the first file of a run that does not belong to it, to the others, or to the data here."""
+    for name in ARTEFACTS:
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name}: no such file; expected all of {', '.join(ARTEFACTS)}")
+    run = read_run(spec, folder)
+    expect_sealed(folder, run.metrics.files, SEALED)
+    expect_data(results, spec, run.metrics.dataset.digest, folder)
+    run.predicted()
+    _verify_history(run)
+    _verify_provenance(run)
+    _verify_weights(run)
 
 
-def _expect(path: Path, key: str, found: object, expected: object) -> None:
+def _verify_history(run: Finished) -> None:
+    path, top1 = run.folder / "history.jsonl", run.metrics.top1
+    epochs = [_parse(Epoch, line, f"{path}, line {number}") for number, line in enumerate(_lines(path), 1)]
+    planned = run.spec.recipe.total_epochs if run.spec.recipe else 0
+    if [epoch.epoch for epoch in epochs] != list(range(1, planned + 1)) or run.metrics.epochs != planned:
+        told = f"{len(epochs)} epochs, metrics.json {run.metrics.epochs}"
+        raise UserError(f"{path}: {told}, expected 1 to {planned} in both; copy the run again")
+    best = max([*epochs, Epoch(epoch=planned, top1=top1.last)], key=lambda epoch: epoch.top1)
+    if (best.top1, best.epoch) != (top1.best, top1.best_epoch):
+        stated = f"{top1.best} in epoch {top1.best_epoch}"
+        raise UserError(f"{path}: best top-1 is {best.top1} in epoch {best.epoch}, but metrics.json says {stated}")
+
+
+def _verify_provenance(run: Finished) -> None:
+    path, expected = run.folder / "provenance.json", run.metrics.dataset.digest
+    found = _parse(Provenance, path.read_bytes(), str(path)).data_digest
     if found != expected:
-        raise UserError(f"{path}: '{key}' is {_short(found)}, expected {_short(expected)}")
+        raise UserError(f"{path}: 'data_digest' is {found[:10]}, expected {expected[:10]} as in metrics.json")
 
 
-def _short(value: object) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."
+def _verify_weights(run: Finished) -> None:
+    path = run.folder / "weights.safetensors"
+    network = models.build(run.spec.network, run.spec.dataset)
+    checkpoint.load_weights(network, checkpoint.read_tensors(path)[0], str(path))
+    if (found := models.count_parameters(network)) != run.metrics.parameters:
+        raise UserError(f"{path}: {found} parameters, but metrics.json says {run.metrics.parameters}")
+
+
+def _take(source: Path, target: RunFolder, origin: str) -> None:
+    """Copy the artefacts of a verified run, the metrics last; their times are those of the import."""
+    with target.locked(Slice(0.0, target.path)):  # which does not wait
+        for name in SEALED:
+            _copy(source / name, target.path / name)
+        provenance = json.loads((source / "provenance.json").read_bytes())
+        entry = {"when": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "from": origin}
+        content = {**provenance, "imported": [*provenance.get("imported", []), entry]}
+        files.write_json(target.path / "provenance.json", content)
+        _copy(source / "metrics.json", target.path / "metrics.json")
+        (target.path / "failure.json").unlink(missing_ok=True)
+        target.clear_checkpoints()
+
+
+def _copy(source: Path, target: Path) -> None:
+    with files.replacing(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def _planned(names: dict[str, Path], scale: str) -> dict[str, RunSpec]:
+    """The runs of a scale by name, at the seeds that occur in `names` and with all neurons."""
+    seeds = sorted({int(match["seed"]) for name in names if (match := RUN_NAME.match(name))})
+    planned: dict[str, RunSpec] = {}
+    for preset in get_args(paper.Preset):
+        planned |= paper.all_runs(scale, seeds=seeds, neurons=preset)
+    return planned
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: cannot be read ({error}); copy the run again") from error
+
+
+def _parse(model: type[M], content: str | bytes, where: str) -> M:
+    try:
+        return model.model_validate_json(content)
+    except ValidationError as error:
+        raise explain(error, model, where) from error

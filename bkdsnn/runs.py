@@ -23,15 +23,6 @@ if TYPE_CHECKING:
 
     from bkdsnn.slices import Slice
 
-# What a finished run leaves, in the order in which it is written: the last alone marks success.
-ARTEFACTS = (
-    "history.jsonl",
-    "spec.json",
-    "weights.safetensors",
-    "predictions.npz",
-    "provenance.json",
-    "metrics.json",
-)
 POLL_SECONDS = 0.5  # between two looks whether another writer is gone
 
 

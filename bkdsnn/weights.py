@@ -5,8 +5,11 @@ from __future__ import annotations
 import pickle
 import re
 import shutil
+from http.client import HTTPException
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
+from urllib.error import HTTPError
+from urllib.request import urlopen
 
 from bkdsnn import files
 from bkdsnn.errors import UserError, unknown
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 
 
 HUB_FILE = "model.safetensors"
+SILENCE = 60  # seconds without a byte after which a download has failed
 
 
 class Url(NamedTuple):
@@ -37,11 +41,18 @@ class Url(NamedTuple):
 
     def download(self, folder: Path) -> tuple[Path, None]:
         """Return the file, now in `folder`; an address states no checksum. Raises an OSError if that fails."""
-        import torch.hub
-
         folder.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(self.url, str(folder / self.file))
-        return folder / self.file, None
+        target = folder / self.file
+        log.info("downloading %s", self.url)
+        try:
+            with urlopen(self.url, timeout=SILENCE) as response, target.open("wb") as stream:
+                shutil.copyfileobj(response, stream)
+        except HTTPError as error:
+            with error:  # it holds the connection
+                raise OSError(str(error)) from error
+        except HTTPException as error:
+            raise OSError(repr(error)) from error
+        return target, None
 
 
 class Repository(NamedTuple):
@@ -95,7 +106,7 @@ def fetch(pretrained: Pretrained, target: Path, local: Path | None) -> None:
     place = published_at(pretrained.name)
     scratch = target.with_suffix(".download")
     try:
-        source, stated = _found(place, local, pretrained) if local else _downloaded(place, scratch)
+        source, stated = _found(place, local, pretrained) if local else _downloaded(place, scratch, pretrained)
         digest = verify(source, pretrained, stated)
         write_tensors(target, read_published(source), {"sha256": digest, "name": pretrained.name})
     finally:
@@ -116,7 +127,8 @@ def published_at(name: str) -> Url | Repository:
 def verify(source: Path, pretrained: Pretrained, stated: str | None) -> str:
     """Return the SHA-256 of a file; `UserError` if it is not the one expected, or not what its publisher `stated`.
 
-    Where neither is known the file is taken as it is, with a warning that says how to make its checksum binding.
+    Where neither is known a file of the user's is taken as it is, with a warning that says how to make its checksum
+    binding.
     """
     found = files.sha256(source)
     for expected in filter(None, (pretrained.sha256, stated)):
@@ -158,7 +170,11 @@ def _found(place: Url | Repository, folder: Path, pretrained: Pretrained) -> tup
     return source, None
 
 
-def _downloaded(place: Url | Repository, folder: Path) -> tuple[Path, str | None]:
+def _downloaded(place: Url | Repository, folder: Path, pretrained: Pretrained) -> tuple[Path, str | None]:
+    """Download a file whose checksum is known beforehand: of another, a cut or forged one could not be told."""
+    if isinstance(place, Url) and pretrained.sha256 is None:
+        where = f"config/paper/ names '{pretrained.name}'"
+        raise UserError(f"{place.origin}: nothing states its checksum; add it as 'sha256' where {where}, then rerun")
     try:
         return place.download(folder)
     except OSError as error:

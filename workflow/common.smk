@@ -6,11 +6,11 @@ sys.path.insert(0, str(workflow.basedir))
 from snakemake.exceptions import WorkflowError
 
 from bkdsnn import paper
+from bkdsnn.artefacts import ARTEFACTS, data_records
 from bkdsnn.budget.hook import Watch
 from bkdsnn.errors import UserError
 from bkdsnn.figures import plan as figures
 from bkdsnn.notation import plan as notations
-from bkdsnn.runs import ARTEFACTS
 from bkdsnn.settings import Settings
 from bkdsnn.spec import Pretrained
 
@@ -68,11 +68,28 @@ def data_of(spec):
 
     Their age makes no run stale, for they may come after a run that was imported; tables compare digests.
     """
-    files = [f"results/{SCALE.name}/data/{spec.dataset.name}.json"]
-    if spec.dataset.events:
-        clips = {one.network.timesteps for one in (spec, spec.teacher) if one}
-        files += [f"results/{SCALE.name}/data/{spec.dataset.name}-t{timesteps}.json" for timesteps in sorted(clips)]
-    return [ancient(path) for path in files]
+    return [ancient(f"results/{SCALE.name}/data/{name}") for name in data_records(spec)]
+
+
+def processes(wildcards):
+    """How many processes train a run."""
+    recipe = RUNS[wildcards.run].recipe
+    return recipe.processes if recipe else 1
+
+
+def threads_of(wildcards):
+    """CPU threads of all processes of a run."""
+    return THREADS * processes(wildcards)
+
+
+def gpus_of(wildcards):
+    """GPUs of a run, one a process."""
+    return GPUS * processes(wildcards)
+
+
+def memory_of(wildcards):
+    """Main memory of all processes of a run, MiB."""
+    return MEMORY_MB * processes(wildcards)
 
 
 def run_inputs(wildcards):
@@ -82,7 +99,7 @@ def run_inputs(wildcards):
     for parent in spec.parents():
         files += [artefact(parent.name, "metrics.json"), artefact(parent.name, "weights.safetensors")]
     if isinstance(spec.source, Pretrained):
-        files.append(f"resources/weights/{spec.source.stem}.safetensors")
+        files.append(ancient(f"resources/weights/{spec.source.stem}.safetensors"))  # always of one checksum
     return files
 
 

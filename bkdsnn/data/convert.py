@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from bkdsnn.archives import opened
+from bkdsnn.archives import unpack
 from bkdsnn.data.layout import BINARY, PIXELS, SIDE, SUFFIXES
 from bkdsnn.data.pickles import ByteArray, text, unpickle
 from bkdsnn.errors import UserError
 
 ACCEPTED = (
-    "cifar-10-batches-py or cifar-100-python (folder or .tar.gz), or a folder or archive with "
+    "cifar-10-batches-py or cifar-100-python (folder, .tar.gz or .zip), or a folder or archive with "
     f"train/<class>/ and test/<class>/ (or val/<class>/) of {SIDE} x {SIDE} images"
 )
+MOST = 1 << 30  # bytes of an archive's files; CIFAR has 0.2 GB
 
 
 class Table(NamedTuple):
@@ -42,7 +45,7 @@ def convert(source: Path, target: Path) -> str:
     """
     if target.exists():
         raise UserError(f"{target} exists already; name a folder that does not, or remove it first")
-    with opened(source, ACCEPTED) as folder:
+    with _opened(source) as folder:
         found = _read(source, folder)
     target.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
@@ -59,6 +62,17 @@ def _write(source: Source, folder: Path) -> None:
     for name, table in zip((*layout.train, layout.test), (*source.train, source.test), strict=True):
         np.concatenate(table, axis=1).tofile(folder / name)
     (folder / layout.names).write_text("".join(f"{name}\n" for name in source.names))
+
+
+@contextmanager
+def _opened(source: Path) -> Iterator[Path]:
+    """Give `source` as a folder, unpacked into a temporary one if it is an archive."""
+    if source.is_dir():
+        yield source
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        unpack(source, Path(temporary), ACCEPTED, MOST, lambda _: MOST)
+        yield Path(temporary)
 
 
 def _read(source: Path, folder: Path) -> Source:

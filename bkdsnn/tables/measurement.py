@@ -7,13 +7,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bkdsnn.analysis.energy import Constants
+from bkdsnn.artefacts import AGAIN, expect_data
 from bkdsnn.declarations import Column, MetricName, Row, Scale
 from bkdsnn.errors import UserError
 from bkdsnn.paper import Cell, Plan, command
 from bkdsnn.spec import Network, Pretrained, RunSpec
 from bkdsnn.tables.cells import ColumnModel, MeasuredCell, Setting, State, TableModel
 from bkdsnn.tables.metrics import decimals, measured
-from bkdsnn.tables.runs import AGAIN, Finished, failed, finished
+from bkdsnn.tables.runs import Finished, failed, finished
 from bkdsnn.tables.statistics import mcnemar, mean, sample_std
 from bkdsnn.tables.wording import fixed
 
@@ -26,11 +27,11 @@ def measure(plan: Plan, results: Path, constants: Constants = Constants()) -> Ta
 
     `constants` are the energies of operations.
 
-    A file of another run, an unreadable one, one column measured on two data sets, or a row whose columns disagree on
-    a setting that the table shows, raises `UserError`.
+    A file of another run, an unreadable one, a run on other data than are prepared here, one column measured on two
+    data sets, or a row whose columns disagree on a setting that the table shows, raises `UserError`.
     """
     table, scale = plan.table, plan.scale
-    done = {name: result for name, run in plan.runs().items() if (result := finished(run, results))}
+    done = {name: result for name, run in plan.runs().items() if (result := _checked(run, results))}
     teachers = {run.teacher.name for cell in plan.cells for run in cell.runs if run.teacher}
     seeds = max((tuple(run.seed for run in cell.runs) for cell in plan.cells), key=len)
     columns = [_column(plan, column, done) for column in table.columns]
@@ -53,6 +54,14 @@ def measure(plan: Plan, results: Path, constants: Constants = Constants()) -> Ta
         cells=_with_decimals(_with_best_in_bold(cells) if table.bold else cells),
         footnotes=(*table.footnotes, *_prices(table.columns, constants)),
     )
+
+
+def _checked(run: RunSpec, results: Path) -> Finished | None:
+    """A finished run that saw the data that are prepared here."""
+    found = finished(run, results)
+    if found:
+        expect_data(results, run, found.metrics.dataset.digest, found.folder)
+    return found
 
 
 def _prices(columns: Iterable[Column], constants: Constants) -> Iterable[str]:

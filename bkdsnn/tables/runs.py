@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import json
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
+from bkdsnn.artefacts import AGAIN, expect_sealed, expect_spec
 from bkdsnn.errors import UserError, explain
 from bkdsnn.spec import RunSpec
 
-ROUNDING = 1e-6  # points of top-1
-AGAIN = "remove that folder and make the run again"
+LARGEST = 1 << 26  # bytes of an array of predictions
+_UNREADABLE = (OSError, EOFError, ValueError, KeyError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
 class Top1(BaseModel):
@@ -25,6 +25,7 @@ class Top1(BaseModel):
 
     last: float = Field(ge=0, le=100)
     best: float = Field(ge=0, le=100)
+    best_epoch: int = Field(ge=0)
 
 
 class Data(BaseModel):
@@ -35,14 +36,16 @@ class Data(BaseModel):
 
 
 class Metrics(BaseModel):
-    """The part of `metrics.json` that tables use."""
+    """Contents of `metrics.json`; `files` has the SHA-256 of others, but not in runs of older versions."""
 
     run: str
     spec: str
     top1: Top1
+    epochs: int = Field(ge=0)
     parameters: int = Field(gt=0)
     test_images: int = Field(gt=0)
     dataset: Data
+    files: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -56,64 +59,62 @@ class Finished:
     def correct(self) -> NDArray[np.bool_] | None:
         """Return whether each test sample was classified correctly, bool (N,), or None if that was not kept.
 
-        A file that cannot be read, or has other samples than the metrics, raises `UserError`.
+        A file that cannot be read, or does not fit the metrics, raises `UserError`.
         """
         path = self.folder / "predictions.npz"
         if not path.is_file():
             return None
-        correct, stated = self.array("correct"), self.metrics.top1.last
+        correct = _array(path, "correct")
         if correct.shape != (self.metrics.test_images,) or correct.dtype != np.bool_:
             expected = f"bool ({self.metrics.test_images},) as in metrics.json"
             raise UserError(f"{path}: 'correct' is {correct.dtype} {correct.shape}, expected {expected}; {AGAIN}")
-        if abs((found := 100 * float(correct.mean())) - stated) > ROUNDING:
-            raise UserError(f"{path}: {found:.2f} % are right, expected {stated:.2f} % as in metrics.json; {AGAIN}")
+        if (found := 100.0 * float(correct.mean())) != self.metrics.top1.last:
+            expected = f"{self.metrics.top1.last} % as in metrics.json"
+            raise UserError(f"{path}: {found} % are right, expected {expected}: this is another run; {AGAIN}")
         return correct
 
-    def array(self, name: str) -> NDArray[Any]:
-        """Return an array of `predictions.npz`; `UserError` if it cannot be read."""
-        return _array(self.folder / "predictions.npz", name)
+    def predicted(self) -> NDArray[np.int16]:
+        """Return the predicted class of each test sample, int16 (N,); `UserError` if they cannot be of this run."""
+        path = self.folder / "predictions.npz"
+        predicted = _array(path, "predicted")
+        if predicted.shape != (self.metrics.test_images,) or predicted.dtype != np.int16:
+            expected = f"int16 ({self.metrics.test_images},)"
+            raise UserError(f"{path}: 'predicted' is {predicted.dtype} {predicted.shape}, expected {expected}; {AGAIN}")
+        if not ((predicted >= 0) & (predicted < self.spec.dataset.classes)).all():
+            expected = f"0 to {self.spec.dataset.classes - 1}"
+            raise UserError(
+                f"{path}: 'predicted' has {predicted.min()} to {predicted.max()}, expected {expected}; {AGAIN}"
+            )
+        return predicted
 
 
 def finished(spec: RunSpec, results: Path) -> Finished | None:
-    """Return the result of a run, or None if it has none.
-
-    Metrics of another run, and of other data than are prepared now, raise `UserError`.
-    """
+    """Return the result of a run, or None if it has none; files of another run raise `UserError`."""
     folder = results / "runs" / spec.name
-    if not (folder / "metrics.json").is_file():
-        return None
-    run = read(spec, folder)
-    _expect_data(run, results / "data" / f"{spec.dataset.name}.json")
-    return run
+    return read_run(spec, folder) if (folder / "metrics.json").is_file() else None
 
 
-def read(spec: RunSpec, folder: Path) -> Finished:
-    """Return the result of a run that lies in some folder; metrics of another run raise `UserError`."""
+def read_run(spec: RunSpec, folder: Path) -> Finished:
+    """Read a run from any folder; what does not belong to it raises `UserError`.
+
+    All files must fit spec and metrics, so that a folder may be a copy from elsewhere. Only the content of the weights
+    is not read, for they are large: their header is.
+    """
     path = folder / "metrics.json"
     metrics = _metrics(path)
     for key, found, expected in (("run", metrics.run, spec.name), ("spec", metrics.spec, spec.digest)):
         if found != expected:
             raise UserError(f"{path}: '{key}' is '{found}', expected '{expected}': this is another run; {AGAIN}")
-    return Finished(spec, folder, metrics)
+    expect_spec(folder, spec)
+    run = Finished(spec, folder, metrics)
+    run.correct()
+    expect_sealed(folder, metrics.files, ("spec.json", "predictions.npz", "history.jsonl"))
+    return run
 
 
 def failed(spec: RunSpec, results: Path) -> bool:
     """Return whether the last attempt at a run without metrics ended in an error."""
     return (results / "runs" / spec.name / "failure.json").is_file()
-
-
-def _expect_data(run: Finished, manifest: Path) -> None:
-    if manifest.is_file() and (now := _digest(manifest)) != (saw := run.metrics.dataset.digest):
-        path = run.folder / "metrics.json"
-        raise UserError(f"{path}: the run saw data with digest {saw[:10]}, {manifest} has {now[:10]}; {AGAIN}")
-
-
-@functools.cache
-def _digest(manifest: Path) -> str:
-    try:
-        return str(json.loads(manifest.read_bytes())["digest"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{manifest}: damaged ({error!r}); remove it, the workflow makes it again") from error
 
 
 def _metrics(path: Path) -> Metrics:
@@ -124,8 +125,11 @@ def _metrics(path: Path) -> Metrics:
 
 
 def _array(path: Path, name: str) -> NDArray[Any]:
+    """Read one array; before that its size, for a few bytes can unpack to more than the memory holds."""
     try:
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
-            return arrays[name]
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile) as error:
+        with path.open("rb") as file, zipfile.ZipFile(file) as packed, packed.open(f"{name}.npy") as stream:
+            if packed.getinfo(f"{name}.npy").file_size > LARGEST:
+                raise ValueError(f"it has more than {LARGEST:,} bytes")
+            return np.lib.format.read_array(stream, allow_pickle=False)
+    except _UNREADABLE as error:
         raise UserError(f"{path}: no array '{name}' can be read from it ({error}); {AGAIN}") from error

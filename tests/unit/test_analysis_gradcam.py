@@ -421,6 +421,7 @@ def test_what_cannot_be_measured_is_refused(plan, copy):
     (last / "metrics.json").write_text(kept)
 
     metrics = json.loads(kept)
+    (last / "predictions.npz").unlink()
     edited(last / "metrics.json", top1={**metrics["top1"], "last": metrics["top1"]["last"] + 10})
     with pytest.raises(UserError, match=r"weights.safetensors: classifies .* % of the test images right, expected"):
         analyse(plan, copy, CPU)
@@ -454,6 +455,8 @@ def test_recordings_are_refused(plan, copy):
     figure = gradcam_plan({**events, "curves": [{"label": "SNN", "row": "none"}]})
     folder = copy / "runs" / next(iter(figure.runs()))
     shutil.copytree(next((copy / "runs").iterdir()), folder)
+    for path in (folder / "spec.json", folder / "weights.safetensors"):
+        path.unlink()
     edited(folder / "metrics.json", run=folder.name, spec=figure.runs()[folder.name].digest)
     with pytest.raises(UserError, match=r"fig9y, events: '.*' has recordings of events, expected images"):
         analyse(figure, copy, CPU)

@@ -111,6 +111,7 @@ ARGUMENTS = {
         *("targets", "--scale", "--results", "--neurons"),
         *("--seconds", "--device", "--threads", "--log"),
     },
+    "import": {"source", "--scale", "--results", "--log"},
     "convert": {"source", "target"},
 }
 
@@ -146,6 +147,9 @@ MISTAKES = [
     ("table table2a --seeds -1", "'seed': Input should be greater than or equal to 0, found -1"),
     ("plan 2c", "unknown table '2c'; expected one of: table"),
     ("plan table2c --scale huge", "unknown scale 'huge'; expected one of: demo, lite, paper, smoke"),
+    ("import none --scale smoke", "none: no such file or folder"),
+    ("import . --scale smok", "unknown scale 'smok' (did you mean 'smoke'?)"),
+    ("import . --scale smoke", "no finished run in it (a folder with metrics.json); expected a run folder"),
     ("calibrate table2e", "unknown target 'table2e' (did you mean 'table"),
     ("calibrate table2c --scale huge", "unknown scale 'huge'; expected one of: demo, lite, paper, smoke"),
     ("convert nowhere target", "nowhere: "),

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from sample_archives import take
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
@@ -170,8 +169,13 @@ def test_cropping_by_padding_is_refused(root):
 
 
 def test_real_imagenette_images_load(samples, tmp_path):
+    taken: dict[str, int] = {}
     with tarfile.open(samples("imagenet/imagenette224-10c.tar")) as archive:
-        take(archive, 4, tmp_path)
+        for member in archive:
+            folder = str(Path(member.name).parent)
+            if member.isfile() and taken.setdefault(folder, 0) < 4:
+                taken[folder] += 1
+                archive.extract(member, tmp_path, filter="data")
     (tmp_path / "imagenette224-10c").rename(tmp_path / "pictures")
     dataset, manifest = _spec(10, 224), tmp_path / "m.json"
     prepare(dataset, tmp_path, manifest)

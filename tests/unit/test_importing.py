@@ -1,254 +1,333 @@
-"""Runs from elsewhere: what enters, what is refused, and that nothing in them is executed."""
+"""Runs of another machine: what is sound comes in whole, what is not is named and stops nothing else."""
 
-import io
 import json
+import logging
+import os
 import pickle
 import shutil
 import tarfile
 import zipfile
-from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
+from safetensors import safe_open
+from safetensors.torch import load_file
 from training_example import run
 
-from bkdsnn import cli, data, paper
+from bkdsnn import checkpoint, data, files, paper
+from bkdsnn.artefacts import ARTEFACTS, seal
 from bkdsnn.errors import UserError
-from bkdsnn.importing import bring
-from bkdsnn.runs import ARTEFACTS, RunFolder
+from bkdsnn.importing import import_runs
+from bkdsnn.runs import RunFolder
+from bkdsnn.slices import Slice
 
-CELL = paper.plan("table2a", "smoke").cell("bkdsnn", "resnet20-cifar10")
-STUDENT = CELL.runs[0]
+PLAN = paper.plan("table2a", "smoke")
+STUDENT = PLAN.cell("bkdsnn", "resnet20-cifar10").runs[0]
 TEACHER = STUDENT.teacher
+NAMES = {TEACHER.name, STUDENT.name}
 
 
 @pytest.fixture(scope="module")
-def made(tmp_path_factory):
-    """The runs of another machine: a student and its teacher."""
-    results = tmp_path_factory.mktemp("there") / "results" / "smoke"
-    data.prepare(STUDENT.dataset, None, results / "data" / f"{STUDENT.dataset.name}.json")
+def other(tmp_path_factory):
+    """The results of another machine: data, a teacher and its student."""
+    results = tmp_path_factory.mktemp("other") / "smoke"
+    data.prepare(TEACHER.dataset, None, results / "data" / f"{TEACHER.dataset.name}.json")
     for spec in (TEACHER, STUDENT):
         run(spec, results)
     return results
 
 
 @pytest.fixture
-def there(made, tmp_path):
-    return shutil.copytree(made / "runs", tmp_path / "there")
+def source(other, tmp_path):
+    """A copy of its runs, to be changed."""
+    return shutil.copytree(other / "runs", tmp_path / "source" / "runs")
 
 
 @pytest.fixture
-def here(tmp_path):
-    return tmp_path / "results" / "smoke"
+def here(other, tmp_path):
+    """Results of this machine, with the same data."""
+    shutil.copytree(other / "data", tmp_path / "here" / "smoke" / "data")
+    return tmp_path / "here" / "smoke"
 
 
-def entered(here):
-    return {path.name for path in (here / "runs").glob("*") if (path / "metrics.json").exists()}
+@pytest.fixture(autouse=True)
+def told(caplog):
+    caplog.set_level(logging.INFO)
+    return caplog
 
 
-def test_runs_enter_with_all_that_they_left_and_say_that_they_did(there, here):
-    bring(there, "smoke", here)
-    for spec in (STUDENT, TEACHER):
-        folder, source = RunFolder(here / "runs", spec), there / spec.name
-        assert sorted(path.name for path in folder.path.iterdir()) == sorted(ARTEFACTS)
-        for name in set(ARTEFACTS) - {"provenance.json"}:
-            assert (folder.path / name).read_bytes() == (source / name).read_bytes()
-        provenance = json.loads((folder.path / "provenance.json").read_text())
-        assert provenance.pop("imported").keys() == {"from", "at"}
-        assert provenance == json.loads((source / "provenance.json").read_text())
-        assert folder.weights()
+def bring(source, here):
+    import_runs(source, "smoke", here)
 
 
-def archived(folder, target):
-    """Pack a folder into the archive `target`."""
-    kind = {".zip": "zip", ".gz": "gztar", ".tar": "tar"}[target.suffix]
-    name = str(target).removesuffix("".join(target.suffixes))
-    return Path(shutil.make_archive(name, kind, folder.parent, folder.name))
+def refusal(source, here, told, name=STUDENT.name):
+    """Import, and return the one line that says why a run was refused; nothing of it may be left."""
+    with pytest.raises(UserError, match=r"runs refused; the reasons are above"):
+        bring(source, here)
+    (message,) = [line for line in told.messages if line.startswith(f"refused {name}: ")]
+    assert "\n" not in message
+    assert not (here / "runs" / name).exists() and not list(here.parent.glob(".import-*"))
+    return message
 
 
-@pytest.mark.parametrize("suffix", [".zip", ".tar.gz", ".tar"])
-def test_archives_are_unpacked_and_leave_nothing_else(there, here, tmp_path, suffix):
-    archive = archived(there, tmp_path / f"runs{suffix}")
-    bring(archive, "smoke", here)
-    assert entered(here) == {STUDENT.name, TEACHER.name}
-    assert [path.name for path in here.iterdir()] == ["runs"]
+def content(folder):
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
 
 
-def test_a_run_that_is_here_is_left_alone_and_one_without_its_teacher_is_told(there, here, caplog):
-    with caplog.at_level("INFO", "bkdsnn"):
-        bring(there / STUDENT.name, "smoke", here)
-        assert f"{STUDENT.name} is built on {TEACHER.name}, which is not here" in caplog.text
-        mark = RunFolder(here / "runs", STUDENT).path / "history.jsonl"
-        mark.write_text("mine")
-        bring(there, "smoke", here)
-    assert f"{STUDENT.name}: is here already" in caplog.text and mark.read_text() == "mine"
-    assert entered(here) == {STUDENT.name, TEACHER.name}
+def edit(path, **changes):
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
 
 
-class Bomb:
-    """Makes a file when it is unpickled."""
+def resealed(folder):
+    """Write the checksums of changed files into the metrics, as a careful forger would."""
+    edit(folder / "metrics.json", files=seal(folder))
 
-    def __init__(self, mark):
-        self.mark = mark
+
+def archive(kind, source, target):
+    if kind == "zip":
+        with zipfile.ZipFile(target, "w") as packed:
+            for path in source.rglob("*"):
+                packed.write(path, path.relative_to(source.parent))
+    else:
+        with tarfile.open(target, f"w:{kind}") as packed:
+            packed.add(source, source.name)
+    return target
+
+
+@pytest.mark.parametrize("kind", ["folder", "", "gz", "zip"])
+def test_runs_come_in_whole_from_folders_and_archives(kind, other, source, here):
+    for folder in source.iterdir():
+        (folder / "checkpoints").mkdir()
+        (folder / "checkpoints" / "last.safetensors").write_bytes(b"no artefact")
+    taken = source if kind == "folder" else archive(kind, source, source.parent / "runs.archive")
+    bring(taken, here)
+    assert {path.name for path in (here / "runs").iterdir()} == NAMES
+    assert [path.name for path in here.parent.iterdir()] == ["smoke"]
+    for name in NAMES:
+        mine, theirs = content(here / "runs" / name), content(other / "runs" / name)
+        assert mine.keys() == set(ARTEFACTS)
+        provenance = json.loads(mine.pop("provenance.json"))
+        (entry,) = provenance.pop("imported")
+        assert entry["from"] == taken.name and entry["when"][:2] == "20"
+        assert provenance == json.loads(theirs.pop("provenance.json"))
+        assert mine == theirs
+
+
+def test_a_run_folder_alone_comes_in_where_its_teacher_is(source, here):
+    bring(source / TEACHER.name, here)
+    bring(source / STUDENT.name, here)
+    assert {path.name for path in (here / "runs").iterdir()} == NAMES
+
+
+def test_an_imported_run_can_be_imported_once_more(source, here, tmp_path):
+    bring(source, here)
+    again = tmp_path / "third" / "smoke"
+    shutil.copytree(here / "data", again / "data")
+    bring(here / "runs", again)
+    provenance = json.loads((again / "runs" / STUDENT.name / "provenance.json").read_text())
+    assert [entry["from"] for entry in provenance["imported"]] == ["runs", "runs"]
+
+
+def test_what_is_here_is_left_alone(source, here, told):
+    bring(source, here)
+    before = {name: content(here / "runs" / name) for name in NAMES}
+    (source / STUDENT.name / "weights.safetensors").write_bytes(b"damaged")
+    bring(source, here)
+    assert {name: content(here / "runs" / name) for name in NAMES} == before
+    assert told.messages[-1].endswith("here already, left alone")
+
+
+def test_an_unfinished_attempt_gives_way(source, here):
+    folder = RunFolder(here / "runs", STUDENT)
+    folder.checkpoint.parent.mkdir(parents=True)
+    folder.checkpoint.write_bytes(b"half of a training")
+    (folder.path / "failure.json").write_text("{}")
+    bring(source, here)
+    assert content(folder.path).keys() == set(ARTEFACTS)
+
+
+def test_a_run_that_is_being_written_is_refused(source, here, told):
+    folder = RunFolder(here / "runs", STUDENT)
+    with folder.locked(Slice(None, folder.path)):
+        with pytest.raises(UserError):
+            bring(source, here)
+        assert not folder.finished
+    assert "another process" in next(line for line in told.messages if line.startswith("refused"))
+
+
+def test_a_refused_run_stops_no_other(source, here, told):
+    (source / STUDENT.name / "history.jsonl").unlink()
+    assert "history.jsonl: no such file; expected all of" in refusal(source, here, told)
+    assert content(here / "runs" / TEACHER.name).keys() == set(ARTEFACTS)
+
+
+def test_a_run_is_refused_without_its_teacher(source, here, told):
+    shutil.rmtree(source / TEACHER.name)
+    assert f"it builds on run {TEACHER.name}, which is neither here nor imported" in refusal(source, here, told)
+
+
+def test_a_run_is_refused_with_its_teacher(source, here, told):
+    (source / TEACHER.name / "weights.safetensors").write_bytes(b"damaged")
+    assert "neither here nor imported" in refusal(source, here, told)
+    assert not (here / "runs" / TEACHER.name).exists()
+
+
+def test_runs_of_another_scale_are_refused(source, here, told):
+    with pytest.raises(UserError, match="2 of 2 runs refused"):
+        import_runs(source, "demo", here)
+    assert "no table names this run at scale 'demo'" in told.text and not (here / "runs").exists()
+
+
+def test_runs_on_other_data_are_refused(source, here, told):
+    edit(here / "data" / f"{STUDENT.dataset.name}.json", digest="0" * 64)
+    assert "has 0000000000: other data" in refusal(source, here, told, TEACHER.name)
+
+
+def test_absent_data_are_told(source, here, told):
+    shutil.rmtree(here / "data")
+    bring(source, here)
+    assert f"absent here: {here / 'data' / STUDENT.dataset.name}.json; tables compare" in told.messages[-1]
+
+
+def test_a_run_of_an_older_version_without_checksums_is_accepted(source, here):
+    for folder in source.iterdir():
+        edit(folder / "metrics.json", files={})
+    bring(source, here)
+    assert {path.name for path in (here / "runs").iterdir()} == NAMES
+
+
+def test_a_source_without_runs_is_refused_at_once(here, tmp_path):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError, match=r"empty: no finished run in it \(a folder with metrics.json\); expected a run"):
+        bring(tmp_path / "empty", here)
+    (tmp_path / "text").write_text("no archive")
+    with pytest.raises(UserError, match=r"text: cannot be unpacked \(.*\); expected a run folder, a folder of"):
+        bring(tmp_path / "text", here)
+    assert [path.name for path in here.parent.iterdir()] == ["smoke"]
+
+
+@pytest.mark.parametrize("name", ["weights.safetensors", "predictions.npz", "history.jsonl", "spec.json"])
+def test_a_file_that_was_not_sealed_so_is_refused(name, source, here, told):
+    twin = source / STUDENT.name / name
+    kept = twin.read_bytes()
+    twin.write_bytes(kept[:-1] + bytes([kept[-1] ^ 1]) if name == "weights.safetensors" else kept + b"\n")
+    assert f"{name}: " in refusal(source, here, told)
+
+
+def forged_weights(change):
+    def forge(folder):
+        tensors = load_file(folder / "weights.safetensors")
+        with safe_open(folder / "weights.safetensors", "pt") as stream:
+            header = json.loads(stream.metadata()["bkdsnn"])
+        change(tensors, header)
+        checkpoint.write_tensors(folder / "weights.safetensors", tensors, header)
+
+    return forge
+
+
+def rewritten(**arrays):
+    def forge(folder):
+        with np.load(folder / "predictions.npz") as stored:
+            kept = dict(stored)
+        np.savez_compressed(folder / "predictions.npz", **{**kept, **arrays})
+
+    return forge
+
+
+def edited(name, **changes):
+    return lambda folder: edit(folder / name, **changes)
+
+
+def histories(*records):
+    lines = "".join(json.dumps(record) + "\n" for record in records)
+    return lambda folder: (folder / "history.jsonl").write_text(lines)
+
+
+def poisoned(folder):
+    """Another tensor of the same shapes, under the old checksum."""
+    path = folder / "weights.safetensors"
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+
+
+EPOCH = {"epoch": 1, "top1": 50.0, "seconds": 1.0}
+COUNT = 20
+FORGERIES = {
+    "another spec": (edited("spec.json", seed=7), "spec.json: belongs to spec"),
+    "no spec": (lambda folder: (folder / "spec.json").write_text("{"), "spec.json: not valid JSON"),
+    "metrics of another run": (edited("metrics.json", spec="0" * 64), "metrics.json: 'spec' is '0000"),
+    "name of another run": (edited("metrics.json", run=TEACHER.name), "metrics.json: 'run' is"),
+    "weights of another run": (forged_weights(lambda _, header: header.update(spec="0" * 64)), "belongs to spec 00000"),
+    "weights that were changed": (poisoned, "weights.safetensors: damaged (CRC-32 is"),
+    "a tensor that is missing": (forged_weights(lambda tensors, _: tensors.pop("fc.bias")), "lacks tensor 'fc.bias'"),
+    "a tensor too many": (forged_weights(lambda t, _: t.update(more=torch.ones(1))), "has unknown tensor 'more'"),
+    "a tensor of another shape": (
+        forged_weights(lambda tensors, _: tensors.update({"fc.bias": torch.ones(3)})),
+        "'fc.bias' has shape (3,), expected",
+    ),
+    "another size": (edited("metrics.json", parameters=12), "parameters, but metrics.json says 12"),
+    "another accuracy": (rewritten(correct=np.ones(COUNT, dtype=bool)), "100.0 % are right, expected"),
+    "too few predictions": (rewritten(predicted=np.zeros(3, np.int16)), "'predicted' is int16 (3,), expected int16"),
+    "a class there is not": (rewritten(predicted=np.full(COUNT, 10, np.int16)), "'predicted' has 10 to 10, expected 0"),
+    "epochs too many": (histories(EPOCH, EPOCH | {"epoch": 2}), "history.jsonl: 2 epochs, metrics.json 1, expected 1"),
+    "another best epoch": (histories(EPOCH | {"top1": 99.0}), "best top-1 is 99.0 in epoch 1, but metrics.json says"),
+    "a history of something else": (histories({"epoch": "one"}), "history.jsonl, line 1: "),
+    "a history that is no text": (lambda folder: (folder / "history.jsonl").write_bytes(b"\xff"), "cannot be read"),
+    "epochs that were not planned": (edited("metrics.json", epochs=3), "1 epochs, metrics.json 3, expected 1 to 1"),
+    "provenance of other data": (edited("provenance.json", data_digest="0" * 64), "'data_digest' is 0000000000"),
+    "no provenance": (lambda folder: (folder / "provenance.json").write_text("[]"), "provenance.json: "),
+}
+
+
+@pytest.mark.parametrize("forgery", FORGERIES)
+def test_a_forged_run_is_refused_even_with_new_checksums(forgery, source, here, told):
+    forge, message = FORGERIES[forgery]
+    forge(source / STUDENT.name)
+    resealed(source / STUDENT.name)
+    assert message in refusal(source, here, told)
+
+
+class Malice:
+    """What runs a command when it is unpickled without restrictions."""
+
+    def __init__(self, marker):
+        self.marker = marker
 
     def __reduce__(self):
-        return Path.touch, (self.mark,)
+        return os.system, (f"touch {self.marker}",)
 
 
-def rewrite(path, change):
-    content = json.loads(path.read_text())
-    change(content)
-    path.write_text(json.dumps(content))
+@pytest.mark.parametrize("name", ["weights.safetensors", "predictions.npz", "metrics.json", "spec.json"])
+def test_a_pickle_in_place_of_a_file_runs_nothing(name, source, here, told, tmp_path):
+    marker = tmp_path / "ran"
+    (source / STUDENT.name / name).write_bytes(pickle.dumps(Malice(marker)))
+    assert name in refusal(source, here, told)
+    assert not marker.exists()
 
 
-def other_spec(folder, there):
-    rewrite(folder / "spec.json", lambda spec: spec["recipe"].update(epochs=99))
+@pytest.mark.parametrize("name", ["correct", "predicted"])
+def test_predictions_of_objects_run_nothing(name, source, here, told, tmp_path):
+    marker = tmp_path / "ran"
+    rewritten(**{name: np.array([Malice(marker)] * COUNT, dtype=object)})(source / STUDENT.name)
+    resealed(source / STUDENT.name)
+    assert f"no array '{name}' can be read from it (Object arrays cannot be loaded" in refusal(source, here, told)
+    assert not marker.exists()
 
 
-def other_run(folder, there):
-    rewrite(folder / "metrics.json", lambda metrics: metrics.update(spec="0" * 64))
+@pytest.mark.parametrize("name", ["../../escaped", "/tmp/bkdsnn-escaped"])
+def test_an_archive_that_leads_out_brings_nothing(name, source, here):
+    packed = archive("gz", source, source.parent / "runs.tar.gz")
+    with tarfile.open(packed, "w:gz") as hostile:
+        hostile.add(source, "runs")
+        hostile.addfile(tarfile.TarInfo(f"{name}/metrics.json"))
+    with pytest.raises(UserError, match="is not a plain file below the folder"):
+        bring(packed, here)
+    assert not (here / "runs").exists() and [path.name for path in here.parent.iterdir()] == ["smoke"]
 
 
-def other_weights(folder, there):
-    shutil.copy(there / TEACHER.name / "weights.safetensors", folder)
-
-
-def damaged_weights(folder, there):
-    path = folder / "weights.safetensors"
-    content = bytearray(path.read_bytes())
-    content[-7] ^= 1
-    path.write_bytes(content)
-
-
-def better_accuracy(folder, there):
-    rewrite(folder / "metrics.json", lambda metrics: metrics["top1"].update(last=99.0, best=99.0))
-
-
-def better_epoch(folder, there):
-    rewrite(folder / "metrics.json", lambda metrics: metrics["top1"].update(best=99.0))
-
-
-def pickled_predictions(folder, there):
-    correct = np.empty(20, dtype=object)
-    correct[0] = Bomb(there / "executed")
-    with (folder / "predictions.npz").open("wb") as stream:
-        np.savez(stream, predicted=np.zeros(20), correct=correct)
-
-
-def pickle_alone(folder, there):
-    (folder / "predictions.npz").write_bytes(pickle.dumps(Bomb(there / "executed")))
-
-
-def strange_classes(folder, there):
-    with np.load(folder / "predictions.npz") as arrays:
-        content = {"predicted": arrays["predicted"] + 1000, "correct": arrays["correct"]}
-    np.savez(folder / "predictions.npz", **content)
-
-
-def short_history(folder, there):
-    (folder / "history.jsonl").write_text("")
-
-
-def other_data(folder, there):
-    rewrite(folder / "provenance.json", lambda provenance: provenance.update(data_digest="0" * 64))
-
-
-def absent(folder, there):
-    (folder / "spec.json").unlink()
-
-
-def linked(folder, there):
-    (folder / "spec.json").rename(there / "spec.json")
-    (folder / "spec.json").symlink_to(there / "spec.json")
-
-
-def unknown(folder, there):
-    rewrite(folder / "metrics.json", lambda metrics: metrics.update(run="digits-9-s0-0123456789"))
-
-
-REFUSED = {
-    other_spec: "spec.json: 'spec' is ",
-    other_run: "metrics.json: 'spec' is '0000",
-    other_weights: "weights.safetensors: 'spec' is ",
-    damaged_weights: "weights.safetensors: damaged (CRC-32 is ",
-    better_accuracy: "expected 99.00 % as in metrics.json",
-    better_epoch: "history.jsonl: 'top1' is ",
-    pickled_predictions: "predictions.npz: no array 'correct' can be read",
-    pickle_alone: "predictions.npz: no array 'correct' can be read",
-    strange_classes: "predictions.npz: 'predicted' has other than 20 classes from 0 to 9",
-    short_history: "history.jsonl: 'epoch' is [], expected [1",
-    other_data: "provenance.json: 'data_digest' is '0000",
-    absent: "spec.json: no such file",
-    linked: "spec.json: no such file",
-    unknown: "unknown run 'digits-9-s0-0123456789'",
-}
-
-
-@pytest.mark.parametrize("change", REFUSED, ids=lambda change: change.__name__)
-def test_what_does_not_fit_is_refused_and_stops_no_other(there, here, change, capsys):
-    change(there / STUDENT.name, there)
-    assert cli.main(["import", str(there), "--scale", "smoke", "--results", str(here.parent)]) == 1
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
-    assert "1 of 2 runs were refused: " in said[-1] and REFUSED[change] in said[-1]
-    assert entered(here) == {TEACHER.name} and not (there / "executed").exists()
-
-
-def test_other_data_than_here_are_refused(there, here):
-    manifest = here / "data" / f"{STUDENT.dataset.name}.json"
-    data.prepare(STUDENT.dataset, None, manifest)
-    bring(there / TEACHER.name, "smoke", here)
-    rewrite(manifest, lambda content: content.update(digest="f" * 64))
-    with pytest.raises(UserError, match=r"'dataset.digest' is '.*, expected 'fffff"):
-        bring(there / STUDENT.name, "smoke", here)
-
-
-def tar_of(path, name, kind=tarfile.REGTYPE):
-    with tarfile.open(path, "w") as archive:
-        member = tarfile.TarInfo(name)
-        member.type, member.linkname, member.size = kind, "/etc", 4 if kind == tarfile.REGTYPE else 0
-        archive.addfile(member, io.BytesIO(b"evil") if member.size else None)
-    return path
-
-
-def zip_of(path, name, mode=0):
-    with zipfile.ZipFile(path, "w") as archive:
-        member = zipfile.ZipInfo(name)
-        member.external_attr = mode << 16
-        archive.writestr(member, "evil")
-    return path
-
-
-HOSTILE = {
-    "tar above": lambda folder: tar_of(folder / "a.tar", "../../escaped"),
-    "tar absolute": lambda folder: tar_of(folder / "a.tar", str(folder / "escaped")),
-    "tar link": lambda folder: tar_of(folder / "a.tar", "escaped", tarfile.SYMTYPE),
-    "tar device": lambda folder: tar_of(folder / "a.tar", "escaped", tarfile.CHRTYPE),
-    "zip above": lambda folder: zip_of(folder / "a.zip", "../../escaped"),
-    "zip link": lambda folder: zip_of(folder / "a.zip", "escaped", 0o120777),
-}
-
-
-@pytest.mark.parametrize("kind", HOSTILE)
-def test_archives_that_lead_out_are_refused(here, tmp_path, kind):
-    with pytest.raises(UserError, match=r"a\.\w+: cannot be unpacked \('.*escaped' is not a plain file below"):
-        bring(HOSTILE[kind](tmp_path), "smoke", here)
-    assert not list(tmp_path.rglob("escaped")) and not list(here.iterdir())
-
-
-def test_an_archive_larger_than_the_disk_is_refused(here, tmp_path):
-    """A member of zeros says that it has more bytes than there is room for."""
-    path = tmp_path / "a.tar"
-    member = tarfile.TarInfo("zeros")
-    member.size = shutil.disk_usage(tmp_path).free
-    path.write_bytes(member.tobuf(tarfile.GNU_FORMAT) + bytes(1024))
-    with pytest.raises(UserError, match="with 'zeros' it holds more than half of what the disk has free"):
-        bring(path, "smoke", here)
-    assert not list(here.iterdir())
-
-
-@pytest.mark.parametrize("name", ["nowhere", "empty", "text"])
-def test_what_holds_no_run_is_named(here, tmp_path, name):
-    (tmp_path / "empty").mkdir()
-    (tmp_path / "text").write_text("no archive")
-    with pytest.raises(UserError, match=rf"{name}: .*; expected a run's folder"):
-        bring(tmp_path / name, "smoke", here)
+def test_checksums_are_those_of_the_files(other):
+    folder = other / "runs" / STUDENT.name
+    sealed = json.loads((folder / "metrics.json").read_text())["files"]
+    assert sealed == {name: files.sha256(folder / name) for name in sealed} and len(sealed) == 4

@@ -296,6 +296,18 @@ def test_broken_yaml_is_named(config):
 
 
 @pytest.mark.parametrize(
+    "tag", ["!!python/object/apply:os.system", "!!python/name:os.system", "!!python/object/new:str"]
+)
+def test_yaml_that_names_python_runs_nothing(config, tmp_path, tag):
+    marker = tmp_path / "ran"
+    with (config / "methods.yaml").open("a") as stream:
+        stream.write(f"mine: {tag} ['touch {marker}']\n")
+    with pytest.raises(UserError, match=r"methods\.yaml: not valid YAML: could not determine a constructor") as caught:
+        paper.all_runs("demo", config=config)
+    assert "\n" not in str(caught.value) and not marker.exists()
+
+
+@pytest.mark.parametrize(
     ("call", "message"),
     [
         (lambda: paper.plan("table2b2", "demo"), "unknown table 'table2b2' (did you mean 'table2"),

@@ -189,6 +189,15 @@ def test_a_file_that_would_run_a_command_is_refused_and_nothing_runs(tmp_path):
     assert (tmp_path / "ran").exists()  # the payload works
 
 
+def test_arrays_of_objects_in_place_of_weights_run_nothing(tmp_path):
+    (tmp_path / "mine").mkdir()
+    np.savez(tmp_path / "payload.npz", weight=np.array([Payload(tmp_path / "ran")], dtype=object))
+    (tmp_path / "payload.npz").rename(tmp_path / "mine" / FILE)
+    pretrained = Pretrained(name=NAME, sha256=hashlib.sha256((tmp_path / "mine" / FILE).read_bytes()).hexdigest())
+    refused(pretrained, tmp_path, rf"{FILE}: damaged, or holds more than tensors; expected a state dict")
+    assert not (tmp_path / "ran").exists()
+
+
 @pytest.mark.parametrize("content", [[torch.zeros(1)], {"state_dict": {"fc.bias": torch.zeros(1)}}, {"epoch": 3}])
 def test_a_file_that_is_no_state_dict_is_refused(tmp_path, content):
     refused(publish(tmp_path / "mine", content), tmp_path, rf"{FILE}: expected a state dict, a tensor by name")

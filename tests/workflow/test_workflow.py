@@ -7,15 +7,13 @@ import math
 import os
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
 import pytest
 import yaml
-from calls import environment, jobs, repository, results, snakemake
+from calls import jobs, repository, results, snakemake
 
 from bkdsnn import paper
 from bkdsnn.figures.plan import figure_names
@@ -192,21 +190,6 @@ def test_a_result_that_was_deleted_is_made_again_and_nothing_else(copy):
     assert all(Path(run).name in path or re.search(r"/table(2a|A3)\.", path) for path in changed)
     for path in (f"{run}/weights.safetensors", f"{run}/predictions.npz", "results/smoke/tables/table2a.csv"):
         assert after[path][1] == before[path][1]
-
-
-def test_imported_runs_are_not_made_again_not_even_when_data_come_later(finished, tmp_path):
-    archive = shutil.make_archive(str(tmp_path / "runs"), "tar", finished.folder / "results" / "smoke" / "runs")
-    line = [sys.executable, "-m", "bkdsnn", "import", archive, "--scale", "smoke"]
-    imported = subprocess.run(line, cwd=tmp_path, env=environment(), capture_output=True, text=True, check=False)
-    assert imported.returncode == 0, imported.stderr
-    table = {"table": 1, "table2a": 1}
-    assert jobs(snakemake(tmp_path, "--dry-run", "table2a", *SMOKE).stdout) == table
-    data = f"results/smoke/data/{paper.plan('table2a', 'smoke').cells[0].runs[0].dataset.name}.json"
-    assert jobs(snakemake(tmp_path, "--cores", "1", data, *SMOKE).stdout) == {"dataset": 1}
-    ended = snakemake(tmp_path, "--cores", "1", "table2a", *SMOKE)
-    assert ended.returncode == 0 and jobs(ended.stdout) == table
-    ours, theirs = (folder / "results/smoke/tables/table2a.csv" for folder in (tmp_path, finished.folder))
-    assert ours.read_bytes() == theirs.read_bytes()
 
 
 def test_another_seed_adds_only_its_own_runs(copy):
