@@ -35,7 +35,7 @@ def made(clone, spec, tmp_path_factory):
     folder = tmp_path_factory.mktemp("made")
     ended = snakemake(folder, "--cores", "2", f"results/smoke/runs/{spec.name}/metrics.json", *SMOKE, root=clone)
     assert ended.returncode == 0, ended.stdout
-    assert f"{spec.name}: on 2 x " in ended.stdout and "threads: 2" in dry_run(clone, folder, spec)
+    assert f"{spec.name}: on 2 x " in ended.stdout and "mem_mb=4000" in dry_run(clone, folder, spec)
     return RunFolder(folder / "results/smoke/runs", spec)
 
 
