@@ -38,6 +38,11 @@ def claim(wanted: Sequence[str], count: int, folder: Path) -> list[str]:
     return list(held)
 
 
+def held_files() -> list[int]:
+    """Return the descriptors of the locks that this process holds; who inherits one holds the GPU, too."""
+    return [stream.fileno() for stream in _HELD]
+
+
 def lock_folder(environment: Mapping[str, str] = os.environ) -> Path:
     """Return where the locks of this user lie; a SLURM job has its own, for its devices are numbered anew."""
     return Path(tempfile.gettempdir()) / f"bkdsnn-gpus-{os.getuid()}" / environment.get("SLURM_JOB_ID", "local")

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from typing import IO
 
 from bkdsnn.errors import RESUMABLE
-from bkdsnn.gpus import HELD
+from bkdsnn.gpus import HELD, held_files
 
 GRACE = 10.0  # seconds that the others have to end by themselves once one process failed
 POLL_SECONDS = 0.1
@@ -36,11 +36,12 @@ def launch(arguments: Sequence[str], processes: int, gpus: Sequence[str] = ()) -
     Each has one of the `gpus`, if any are given. Signals are passed on. What process 0 says is shown; what another
     says only if that one alone failed.
     """
+    running: list[subprocess.Popen[bytes]] = []
     with contextlib.ExitStack() as stack:
         said = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(processes - 1)]
-        running = _start(arguments, processes, gpus, said)
-        with _passing_on(running):
-            codes = _ended(running)
+        stack.enter_context(_passing_on(running))
+        _start(running, arguments, processes, gpus, said)
+        codes = _ended(running)
         for code, stream in zip(codes[1:], said):
             if code not in (0, RESUMABLE) and codes[0] != 1:
                 stream.seek(0)
@@ -49,22 +50,26 @@ def launch(arguments: Sequence[str], processes: int, gpus: Sequence[str] = ()) -
 
 
 def _start(
-    arguments: Sequence[str], processes: int, gpus: Sequence[str], said: Sequence[IO[str]]
-) -> list[subprocess.Popen[bytes]]:
+    running: list[subprocess.Popen[bytes]],
+    arguments: Sequence[str],
+    processes: int,
+    gpus: Sequence[str],
+    said: Sequence[IO[str]],
+) -> None:
+    """Start the processes; they hold the GPUs' locks with this one, and on should it be killed."""
     shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
-    started = []
     for rank in range(processes):
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
         if gpus:
             own |= {"CUDA_VISIBLE_DEVICES": gpus[rank], HELD: gpus[rank]}
         line, output = [sys.executable, "-m", "bkdsnn", *arguments], said[rank - 1] if rank else None
-        started.append(subprocess.Popen(line, env=os.environ | shared | own, stdout=output, stderr=output))
-    return started
+        environment = os.environ | shared | own
+        running.append(subprocess.Popen(line, env=environment, stdout=output, stderr=output, pass_fds=held_files()))
 
 
 @contextlib.contextmanager
 def _passing_on(running: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Pass SIGTERM and Ctrl-C on to all processes."""
+    """Pass SIGTERM and Ctrl-C on to all processes, and end with none of them left."""
 
     def tell(number: int, frame: object) -> None:
         for process in running:
