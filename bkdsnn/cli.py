@@ -55,7 +55,7 @@ def train(options: argparse.Namespace) -> None:
     from bkdsnn.distributed import ALONE, join
     from bkdsnn.execute import execute
 
-    device = devices.choose(options.device, options.threads)
+    device = devices.choose(options.device, max(1, options.threads // processes))
     execute(spec, results, options.resources, device, options.minutes, ALONE if alone else join(processes, device))
 
 

@@ -22,7 +22,6 @@ rule teacher:
         attempt=lambda wildcards, attempt: attempt,
     params:
         scale=SCALE.name,
-        threads=THREADS,  # of each process
     shell:
-        "python -m bkdsnn train {wildcards.run} --scale {params.scale} --threads {params.threads} "
+        "python -m bkdsnn train {wildcards.run} --scale {params.scale} --threads {threads} "
         "--minutes {resources.runtime} --attempt {resources.attempt} --log {log}"
