@@ -9,8 +9,9 @@ plain   spikingjelly's network (its zoo's, or its blocks or layers where the zoo
 fused   on a GPU only: the same, prepared for bf16 by spikingjelly, so that its fused neurons run
 ours    the student and the step of `bkdsnn.train`
 
-Each with the task loss alone and with BKDSNN, on labels that are neither mixed nor smoothed. Teacher and loss terms
-are ours on every side. All sides have the same weights; their losses and gradients are compared in float64 before
+Each with the task loss alone and with BKDSNN, on labels that are neither mixed nor smoothed. What distillation costs is
+measured in the same rounds: our step with it, less the teacher's forward pass, over our step without. Teacher and loss
+terms are ours on every side. All sides have the same weights; their losses and gradients are compared in float64 before
 anything is timed. Memory is what a step needs at its peak above what lies there between steps.
 """
 
@@ -61,6 +62,7 @@ CASES = {
         "demo-R50": Case("table2c", "demo", "resnet50-imagenet"),
         "demo-R20": Case("table2a", "demo", "resnet20-cifar10"),
         "demo-R19": Case("table2a", "demo", "resnet19-cifar10"),
+        "R20-32px": Case("table2a", "paper", "resnet20-cifar10", batch=32),
         "R18-64px": Case("table2c", "paper", "resnet18-imagenet", size=64, batch=8),
         "demo-Spikformer": Case("table2b", "demo", "sformer-4-384-cifar10", row="spikformer-cml"),
         "demo-Spikingformer": Case("table2b", "demo", "sformer-4-384-cifar10"),
@@ -164,14 +166,16 @@ def measure(spec: RunSpec, device: torch.device, rounds: int, peak: float | None
     images, labels = torch.randn(batch, 3, size, size), torch.randint(spec.dataset.classes, (batch,))
     sides = build(spec, device)
     compare(sides, images, labels)
-    steps = {name: side.steps(images.to(device), labels.to(device)) for name, side in placed(sides, device).items()}
+    images, labels = images.to(device), labels.to(device)
+    steps = {name: side.steps(images, labels) for name, side in placed(sides, device).items()}
     memory = harness.in_turn(
         {name: functools.partial(extra_memory, run, device) for name, run in steps.items()}, WARM_UP
     )
-    seconds = harness.in_turn({name: harness.clocked(run) for name, run in steps.items()}, rounds)
+    parts = distillation(spec, sides["ours"], images, labels) if spec.teacher else {}
+    seconds = harness.in_turn({name: harness.clocked(run) for name, run in {**steps, **parts}.items()}, rounds)
     flops = count_flops(steps["ours"]) if peak else 0
     found = {}
-    for name, took in seconds.items():
+    for name, took in ((name, seconds[name]) for name in steps):
         each = harness.spread([second / STEPS[device.type] for second in took])
         found[name] = {
             "seconds": each,
@@ -183,7 +187,29 @@ def measure(spec: RunSpec, device: torch.device, rounds: int, peak: float | None
             found[name]["peak_share"] = flops / each["median"] / peak / 1e12
     neurons = next(part for part in sides["ours"].student.modules() if isinstance(part, Spiking))
     shape = {"batch": batch, "size": size, "timesteps": spec.network.timesteps}
-    return {**shape, "our_neurons": neurons.implementation(device), "sides": found}
+    cost = {"distillation_cost": added(seconds)} if parts else {}
+    return {**shape, "our_neurons": neurons.implementation(device), "sides": found, **cost}
+
+
+def distillation(spec: RunSpec, ours: Side, images: Tensor, labels: Tensor) -> dict[str, Callable[[], None]]:
+    """Return what our step with distillation is compared with: the step without, and the teacher's forward pass."""
+    plain = spec.model_copy(update={"distill": (), "teacher": None})
+    student, criterion = train.build(plain, None, images.device)
+
+    def teach() -> None:
+        for _ in range(STEPS[images.device.type]):
+            with torch.autocast(images.device.type, train.DTYPES[spec.recipe.precision], enabled=images.is_cuda):
+                train.imitated(ours.teacher, images, ours.criterion.teacher_taps)
+        if images.is_cuda:
+            torch.cuda.synchronize(images.device)
+
+    return {"alone": Side(plain, student, criterion, None).steps(images, labels), "teacher": teach}
+
+
+def added(seconds: dict[str, list[float]]) -> float:
+    """Return the share that distillation adds to a step, the teacher apart: median over the rounds."""
+    own = [whole - teacher for whole, teacher in zip(seconds["ours"], seconds["teacher"], strict=True)]
+    return harness.ratio(own, seconds["alone"]) - 1
 
 
 def build(spec: RunSpec, device: torch.device) -> dict[str, Side]:
@@ -266,6 +292,8 @@ def printed(row: dict[str, Any]) -> dict[str, Any]:
             shown[f"{name} of peak"] = side["peak_share"]
         if name != "ours":
             shown[f"ours/{name}"] = side["ours_faster"]
+    if "distillation_cost" in row:
+        shown["distillation %"] = 100 * row["distillation_cost"]
     return shown
 
 

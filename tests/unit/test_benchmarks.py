@@ -40,6 +40,7 @@ def test_throughput_compares_equal_networks(measured, case):
     """Before it times anything, the benchmark itself asserts that losses and gradients agree."""
     rows = measured("throughput", "--cases", case)["rows"]
     assert [row["loss"] for row in rows] == ["ce", "bkdsnn"]
+    assert "distillation_cost" not in rows[0] and rows[1]["distillation_cost"] > -1
     for row in rows:
         assert row["sides"].keys() == {"ours", "plain"}
         assert row["sides"]["ours"]["ours_faster"] == 1
