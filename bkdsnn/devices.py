@@ -5,8 +5,10 @@ from __future__ import annotations
 import ctypes
 import platform
 import resource
+from collections.abc import Callable
 
 import torch
+from torch import Tensor
 
 from bkdsnn import gpus
 from bkdsnn.errors import UserError
@@ -67,6 +69,29 @@ def _keep_memory() -> None:
     if hasattr(libc, "mallopt"):
         for parameter in M_MMAP_THRESHOLD, M_TRIM_THRESHOLD:
             libc.mallopt(parameter, 1 << 30)
+
+
+def sent(tensor: Tensor, device: torch.device) -> Tensor:
+    """Return a CPU tensor on the device; nobody waits for what a GPU still has to do.
+
+    A copy from memory that is not pinned would.
+    """
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
+
+
+def fetched(tensor: Tensor) -> Callable[[], Tensor]:
+    """Begin to copy a tensor to the CPU; return a function that waits for the copy, and returns it."""
+    copy = tensor.to("cpu", non_blocking=True)  # from a GPU into pinned memory
+    if tensor.device.type != "cuda":
+        return lambda: copy
+    arrived = torch.cuda.Event()
+    arrived.record()
+
+    def wait() -> Tensor:
+        arrived.synchronize()
+        return copy
+
+    return wait
 
 
 def describe(device: torch.device) -> str:

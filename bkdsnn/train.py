@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import math
-import time
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from bkdsnn import checkpoint, devices, models, streams
+from bkdsnn import checkpoint, models, streams
 from bkdsnn.checkpoint import Position
 from bkdsnn.data.loader import Loader
 from bkdsnn.data.mixing import Mixing
@@ -19,6 +17,7 @@ from bkdsnn.distill.correction import Correction
 from bkdsnn.distributed import ALONE, Group
 from bkdsnn.errors import Interrupted, UserError
 from bkdsnn.evaluate import Evaluation, evaluate
+from bkdsnn.meter import Meter
 from bkdsnn.models import Network, Outputs
 from bkdsnn.optim import learning_rate, make_optimizer
 from bkdsnn.progress import Progress
@@ -29,7 +28,6 @@ from bkdsnn.spec import Recipe, RunSpec
 from bkdsnn.trained import shared
 
 DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
-GUARD = 50  # steps between two looks at the losses: each look waits for the device
 
 
 def train(
@@ -132,57 +130,10 @@ def load_teacher(spec: RunSpec, folder: RunFolder, device: torch.device) -> Netw
     return teacher.requires_grad_(False).eval().to(device)
 
 
-@torch.no_grad()
+@torch.inference_mode()
 def imitated(teacher: Network | None, shown: Tensor, taps: tuple[str, ...]) -> Outputs | None:
-    """Return the teacher's outputs for its view (B C H W, or frames B T C H W) of the batch, without gradient."""
+    """Return the teacher's outputs for its view (B C H W, or frames B T C H W) of the batch, without gradient.
+
+    They are inference tensors, which autograd refuses to keep: what a loss makes of them (`time_mean`) is not.
+    """
     return teacher(shown, taps) if teacher else None
-
-
-class Meter:
-    """Sums the losses of an epoch by name; a loss that is not finite ends the run."""
-
-    def __init__(self, folder: RunFolder, at: Position, group: Group = ALONE) -> None:
-        self.folder, self.at, self.group = folder, at, group
-        self.pending: list[dict[str, Tensor]] = []
-        self.began = time.monotonic() - at.epoch_seconds
-
-    def add(self, losses: dict[str, Tensor]) -> None:
-        """Count one step and its 0-dim losses."""
-        self.pending.append({name: self.group.mean(loss.detach()) for name, loss in losses.items()})
-        self.at.step += 1
-        if len(self.pending) >= GUARD:
-            self.settle()
-
-    def settle(self) -> None:
-        """Add the pending losses to the totals. Raises `UserError` at the first that is not finite."""
-        first = self.at.step - len(self.pending)
-        for step, losses in enumerate(self.pending, first):
-            for name, loss in losses.items():
-                value = float(loss)
-                if not math.isfinite(value):
-                    raise self._failure(name, value, step)
-                self.at.totals[name] = self.at.totals.get(name, 0.0) + value
-        self.pending.clear()
-        self.at.epoch_seconds = time.monotonic() - self.began
-
-    def record(self, top1: float, batch_size: int, device: torch.device) -> dict[str, Any]:
-        """Return the history record of the finished epoch; seconds include the evaluation."""
-        trained, seconds = self.at.epoch_seconds, time.monotonic() - self.began
-        gradients = {"gradients": self.at.gradients} if self.at.gradients else {}
-        return {
-            "epoch": self.at.epoch + 1,
-            "losses": {name: total / self.at.step for name, total in self.at.totals.items()},
-            **gradients,
-            "top1": top1,
-            "images_per_second": self.at.step * batch_size / max(trained, 1e-9),
-            "seconds": seconds,
-            "peak_memory_mb": self.group.highest(devices.peak_memory_mb(device), device),
-        }
-
-    def _failure(self, name: str, value: float, step: int) -> UserError:
-        kept = f"kept {self.folder.checkpoint}" if self.folder.checkpoint.exists() else "no checkpoint was due yet"
-        where = f"epoch {self.at.epoch + 1}, step {step + 1}"
-        return UserError(
-            f"{self.folder.spec.name}: loss '{name}' is {value} at {where} ({kept}); "
-            "lower the learning rate or the weight of that loss in config/"
-        )

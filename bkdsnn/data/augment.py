@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from bkdsnn.devices import sent
 from bkdsnn.spec import Augment
 from bkdsnn.streams import seeded
 
@@ -38,7 +39,7 @@ def window(images: Tensor, padding: int, top: Tensor, left: Tensor, mirrored: Te
         columns = torch.where(mirrored[:, None], columns.flip(1), columns)
     # One gather over pixels numbered row by row: several times faster than indexing by four tensors.
     pixels = rows[:, :, None] * (width + 2 * padding) + columns[:, None, :]
-    chosen = pixels.flatten(1)[:, None].expand(-1, channels, -1).to(images.device)
+    chosen = sent(pixels.flatten(1), images.device)[:, None].expand(-1, channels, -1)
     return functional.pad(images, (padding,) * 4).flatten(2).gather(2, chosen).view_as(images)
 
 
@@ -46,12 +47,12 @@ class Erasing:
     """Random erasing (Zhong et al., AAAI 2020) by timm: one box of 2 to 33 % of the area, ratio 0.3 to 1/0.3.
 
     Each image of a batch is erased with probability `augment.erasing`; the box is filled with 0, the mean colour
-    (`const`), or with standard normal noise (`pixel`).
+    (`const`), or with standard normal noise (`pixel`), for which a GPU waits: every box is sent by itself.
     """
 
-    def __init__(self, augment: Augment, seed: int) -> None:
+    def __init__(self, augment: Augment, seed: int, device: torch.device) -> None:
         self._seed = seed
-        self._erase = _eraser(augment) if augment.erasing else None
+        self._erase = _eraser(augment, device) if augment.erasing else None
 
     def __call__(self, images: Tensor, epoch: int, step: int) -> Tensor:
         """Return the normalised images (B, C, H, W), erased in place; a pure function of (seed, epoch, step)."""
@@ -61,8 +62,9 @@ class Erasing:
             return self._erase(images)
 
 
-def _eraser(augment: Augment) -> Callable[[Tensor], Tensor]:
+def _eraser(augment: Augment, device: torch.device) -> Callable[[Tensor], Tensor]:
     from timm.data.random_erasing import RandomErasing
 
-    # `device` is where the noise is drawn: on the CPU, so that every device sees the same images.
-    return RandomErasing(augment.erasing, mode=augment.erasing_mode, device="cpu")
+    # `device` is where the filling is made: noise on the CPU, so that every device sees the same images.
+    filled = "cpu" if augment.erasing_mode == "pixel" else device
+    return RandomErasing(augment.erasing, mode=augment.erasing_mode, device=filled)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from bkdsnn.data.augment import Erasing, augmented
+from bkdsnn.devices import sent
 from bkdsnn.distributed import ALONE, Group
 from bkdsnn.spec import Augment, Dataset
 from bkdsnn.streams import generator
@@ -108,7 +109,7 @@ class ImageLoader(Loader):
         self._train, self._test = train, test
         self._group = group if train.single else ALONE
         self._normalise = Normalise(dataset, device)
-        self._erasing = Erasing(augment, seed)
+        self._erasing = Erasing(augment, seed, device)
 
     def _read_train(self, order: Tensor, steps: range, epoch: int) -> Iterator[Batch]:
         """Of images that are read one by one each process reads its own, and all have them before they are mixed."""
@@ -144,7 +145,7 @@ class MemorySplit:
 
     def read(self, order: Tensor, size: int, steps: range, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches as `Split` says; their stream is (seed, epoch, step)."""
-        batches = order.to(self._labels.device).split(size)
+        batches = sent(order, self._labels.device).split(size)
         for step in steps:
             draws = generator(self._seed, "augmentation", epoch, step)
             yield augmented(self._images[batches[step]], self._augment, draws), self._labels[batches[step]]

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from bkdsnn.devices import sent
 from bkdsnn.distributed import ALONE
 
 Mask = Literal["channel", "pixel"]
@@ -46,8 +47,7 @@ class Restoration(nn.Sequential):
         """Return G(F * B) for a feature F (B, C, h, w); one mask is drawn from `blur`."""
         shape = (len(feature) * self.group.size, *feature.shape[1:])
         mask = self.group.rows(blur_mask(shape, self.ratio, self.mask, blur))
-        # a blocking copy would make the device wait for the whole forward pass
-        restored: Tensor = self(feature * mask.to(feature.device, non_blocking=True))
+        restored: Tensor = self(feature * sent(mask, feature.device))
         return restored
 
 

@@ -9,8 +9,9 @@ Shapes: T time-steps, B images, `...` whatever a layer has per image (C H W, or 
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch.autograd.function import once_differentiable
 
 from bkdsnn import spec
 from bkdsnn.errors import UserError
+from bkdsnn.progress import log
 
 OWN = "bkdsnn"
 _FUSED = {"atan": "ATan", "sigmoid": "Sigmoid", "triangle": "PiecewiseQuadratic"}  # spikingjelly's classes
@@ -41,16 +43,14 @@ class Spiking(nn.Module):
 
     def forward(self, currents: Tensor) -> Tensor:
         """Return spikes (T*B, ...)."""
+        if currents.is_cuda:
+            _warn_if_slow(self.neuron.kind, self.neuron.surrogate, currents.device)
         fire = _fused if self._fuses(currents.device) else _Fire.apply
         return fire(currents, self.w, self.neuron, self.timesteps, self.static)
 
     def implementation(self, device: torch.device) -> str:
         """Name what runs on that device: `OWN`, or the operator that spikingjelly chose (`triton`, `cuda`, `torch`)."""
-        if not self._fuses(device):
-            return OWN
-        from spikingjelly.activation_based import functional
-
-        return str(functional.neuron_implementation(self.neuron.kind, device)["implementation"])
+        return str(_operator(self.neuron.kind, device)["implementation"]) if self._fuses(device) else OWN
 
     def _fuses(self, device: torch.device) -> bool:
         return device.type == "cuda" and self.neuron.surrogate in _FUSED
@@ -58,6 +58,31 @@ class Spiking(nn.Module):
     def extra_repr(self) -> str:
         """Show what tells one layer of neurons from another."""
         return f"{self.neuron.kind}, v_threshold={self.neuron.v_threshold}, T={self.timesteps}, static={self.static}"
+
+
+def _operator(kind: str, device: torch.device) -> dict[str, Any]:
+    """Return what spikingjelly says of its operator: `implementation`, and why each other is `unavailable`."""
+    from spikingjelly.activation_based import functional
+
+    return functional.neuron_implementation(kind, device)
+
+
+def why_slow(surrogate: str, operator: Mapping[str, Any]) -> str | None:
+    """Say why such neurons are no fused kernel on a GPU, whose `operator` spikingjelly reports; None if they are."""
+    if surrogate not in _FUSED:
+        return f"spikingjelly has fused kernels for {', '.join(_FUSED)} only"
+    if operator["implementation"] in ("cuda", "triton"):
+        return None
+    found = "; ".join(f"{name}: {reason}" for name, reason in operator["unavailable"].items())
+    return f"spikingjelly runs '{operator['implementation']}' ({found or 'by choice'})"
+
+
+@functools.cache
+def _warn_if_slow(kind: str, surrogate: str, device: torch.device) -> None:
+    """Warn, once in a process, of neurons that a GPU runs as single operations."""
+    reason = why_slow(surrogate, _operator(kind, device))
+    if reason:
+        log.warning("neurons '%s' with surrogate '%s' have no fused kernel on %s: %s", kind, surrogate, device, reason)
 
 
 def _first_w(neuron: spec.Neuron) -> float:
@@ -163,9 +188,9 @@ def _charge(v: Tensor, x: Tensor, neuron: spec.Neuron, share: Tensor | None) -> 
     elif share is not None:
         v.add_((x - v).mul_(share)) if neuron.decay_input else v.sub_(v * share).add_(x)
     elif neuron.decay_input:
-        v.addcdiv_(x - v, v.new_tensor(neuron.tau))
+        v.addcdiv_(x - v, v.new_full((), neuron.tau))
     else:
-        v.addcdiv_(v, v.new_tensor(neuron.tau), value=-1).add_(x)
+        v.addcdiv_(v, v.new_full((), neuron.tau), value=-1).add_(x)
 
 
 def _reset(h: Tensor, spike: Tensor, neuron: spec.Neuron, out: Tensor) -> None:
@@ -201,7 +226,7 @@ def surrogate_derivative(u: Tensor, neuron: spec.Neuron) -> Tensor:
     """Return the surrogate's derivative at u = H - v_threshold, of any shape, in place; each is even and has area 1."""
     a = neuron.alpha
     if neuron.surrogate == "atan":
-        return torch.addcmul(u.new_tensor(2 / a), u, u, value=math.pi**2 * a / 2, out=u).reciprocal_()
+        return torch.addcmul(u.new_full((), 2 / a), u, u, value=math.pi**2 * a / 2, out=u).reciprocal_()
     if neuron.surrogate == "sigmoid":
         u.mul_(a).sigmoid_()
         return torch.addcmul(u, u, u, value=-1, out=u).mul_(a)

@@ -147,6 +147,26 @@ def test_each_device_names_its_implementation():
     assert Spiking(rectangle, T).implementation(torch.device("cuda")) == OWN
 
 
+def test_neurons_without_a_fused_kernel_are_told_with_the_reason():
+    assert neurons.why_slow("atan", {"implementation": "cuda", "unavailable": {}}) is None
+    assert neurons.why_slow("sigmoid", {"implementation": "triton", "unavailable": {"cuda": "not built"}}) is None
+    reason = neurons.why_slow("rectangle", {"implementation": "cuda", "unavailable": {}})
+    assert reason == "spikingjelly has fused kernels for atan, sigmoid, triangle only"
+    unavailable = {"cuda": "not built", "triton": "not installed"}
+    reason = neurons.why_slow("atan", {"implementation": "torch", "unavailable": unavailable})
+    assert reason == "spikingjelly runs 'torch' (cuda: not built; triton: not installed)"
+
+
+def test_the_same_slow_neurons_are_told_once(caplog):
+    """With what spikingjelly really reports: on a CPU, its loop."""
+    neurons._warn_if_slow.cache_clear()
+    for kind, name in [("if", "atan"), ("if", "atan"), ("lif", "rectangle"), ("lif", "rectangle"), ("if", "atan")]:
+        neurons._warn_if_slow(kind, name, torch.device("cpu"))
+    first, second = caplog.messages
+    assert first.startswith("neurons 'if' with surrogate 'atan' have no fused kernel on cpu: spikingjelly runs 'torch")
+    assert second.startswith("neurons 'lif' with surrogate 'rectangle' have no fused kernel on cpu: ")
+
+
 FUSED = [*product(KINDS, ("atan", "sigmoid", "triangle"))]
 
 

@@ -10,7 +10,7 @@ from timm.optim import Lamb, create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from torch import nn
 
-from bkdsnn.optim import learning_rate, make_optimizer
+from bkdsnn.optim import learning_rate, make_optimizer, sgd
 from bkdsnn.spec import Recipe
 
 FILES = sorted((Path(__file__).parents[2] / "config" / "recipes").glob("*.yaml"))
@@ -102,6 +102,31 @@ def test_every_optimiser_of_the_vocabulary_is_made_and_takes_a_generator_of_para
     optimizer = make_optimizer(recipe, _network().parameters())
     assert type(optimizer) is kind and optimizer.param_groups[0]["lr"] == 0.1
     assert optimizer.param_groups[0].get("momentum", 0.8) == 0.8
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.9])
+def test_fused_sgd_takes_the_steps_of_torchs_default(momentum):
+    ours, theirs = _network(), _network()
+    common = {"lr": 0.1, "weight_decay": 1e-2}
+    found = _steps(ours, sgd(list(ours.parameters()), momentum, True, common))
+    expected = _steps(theirs, torch.optim.SGD(theirs.parameters(), momentum=momentum, **common))
+    for one, other in zip(found, expected, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("fused", [None, True])
+def test_a_first_step_that_overflows_leaves_nothing_behind(fused):
+    """As in half precision on a GPU, where the scale begins too high; the scaler works on a CPU too."""
+    network, scaler = nn.Linear(5, 3), torch.amp.GradScaler("cpu", init_scale=4.0)
+    optimizer = sgd(list(network.parameters()), 0.9, fused, {"lr": 0.1})
+    before = network.weight.detach().clone()
+    for loss in (network.weight.sum() * math.inf, network.weight.sum()):
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+    assert scaler.get_scale() == 2.0
+    torch.testing.assert_close(before - network.weight, torch.full((3, 5), 0.1))
 
 
 def test_lambs_trust_ratio_is_at_most_one():

@@ -15,9 +15,11 @@ import torch
 from safetensors.torch import load_file, save_file
 from training_example import CPU, assert_equal, changed, compare_sliced, losses, run, run_in_slices
 
-from bkdsnn import checkpoint, data, paper
+from bkdsnn import checkpoint, data, meter, paper, train
+from bkdsnn.devices import choose
 from bkdsnn.errors import RESUMABLE, Interrupted, UserError
 from bkdsnn.execute import execute
+from bkdsnn.progress import Progress
 from bkdsnn.runs import RunFolder
 from bkdsnn.slices import Slice
 from bkdsnn.spec import Augment, Mix, RunSpec
@@ -301,6 +303,29 @@ def test_sigterm_saves_and_the_same_command_goes_on(prepared, tmp_path):
     again = subprocess.run(command(tmp_path / "all", spec), capture_output=True, text=True)
     assert again.returncode == 0, again.stderr
     assert folder.finished and not folder.checkpoint.exists()
+
+
+class Watched(Progress):
+    """Makes every operation an error that waits for the GPU, from the end of an epoch's first step to its last."""
+
+    def step(self, epoch, step):
+        torch.cuda.set_sync_debug_mode("error" if step < self.steps else "default")
+        super().step(epoch, step)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("precision", ["fp16", "bf16"])
+@pytest.mark.parametrize("method", ["sew-resnet", "bkdsnn", "kdsnn", "lasnn", "transformer"])
+def test_no_step_waits_for_a_gpu(results, monkeypatch, method, precision):
+    monkeypatch.setattr(meter, "GUARD", 1)
+    monkeypatch.setattr(train, "Progress", Watched)
+    augment = PUBLISHED["augment"].model_copy(update={"erasing_mode": "const"})
+    spec = transformer("bkdsnn", augment=augment) if method == "transformer" else spec_of(method, epochs=2)
+    try:
+        execute(changed(spec, precision=precision), results, results / "resources", choose("cuda", 1), None)
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 def test_an_absent_gpu_is_an_error_not_a_silent_cpu(results):

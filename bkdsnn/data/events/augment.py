@@ -9,6 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from bkdsnn.devices import sent
 from bkdsnn.spec import Augment
 from bkdsnn.streams import generator
 
@@ -113,5 +114,5 @@ def emptied(changes: Changes, side: int) -> Tensor:
 def resampled(frames: Tensor, pixels: Tensor, seen: Tensor) -> Tensor:
     """Return frames (B, T, C, S, S) made of their pixels numbered `pixels` (B, S S), 0 where not `seen` (B, S S)."""
     flat = frames.flatten(1, 2).flatten(2)  # B, T C, S S
-    chosen = pixels.to(frames.device)[:, None].expand_as(flat)
-    return flat.gather(2, chosen).mul_(seen.to(frames.device)[:, None]).view_as(frames)
+    chosen, shown = (sent(places, frames.device)[:, None] for places in (pixels, seen))
+    return flat.gather(2, chosen.expand_as(flat)).mul_(shown).view_as(frames)

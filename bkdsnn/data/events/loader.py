@@ -11,6 +11,7 @@ from torch import Tensor
 from bkdsnn.data.events.augment import ClipAugment
 from bkdsnn.data.events.frames import Clips
 from bkdsnn.data.loader import Batch, Loader
+from bkdsnn.devices import sent
 from bkdsnn.errors import UserError
 from bkdsnn.spec import Augment
 
@@ -53,10 +54,10 @@ class EventLoader(Loader):
             yield self._frames(self._clips.test, chosen), self._labels(self._clips.test_labels, chosen)
 
     def _frames(self, counts: np.ndarray, chosen: np.ndarray) -> Tensor:
-        return torch.from_numpy(counts[chosen]).to(self._device).float()  # sent as two bytes a pixel
+        return sent(torch.from_numpy(counts[chosen]), self._device).float()  # sent as two bytes a pixel
 
     def _labels(self, labels: np.ndarray, chosen: np.ndarray) -> Tensor:
-        return torch.from_numpy(labels[chosen]).to(self._device)
+        return sent(torch.from_numpy(labels[chosen]), self._device)
 
 
 def _check_same(clips: Clips, taught: Clips) -> None:

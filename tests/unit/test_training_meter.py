@@ -1,0 +1,72 @@
+"""The meter of the training loop: sums that no guard period changes, and a loss that is not finite."""
+
+import math
+
+import pytest
+import torch
+
+from bkdsnn import meter as meters
+from bkdsnn import paper
+from bkdsnn.checkpoint import Position
+from bkdsnn.errors import UserError
+from bkdsnn.meter import Meter
+from bkdsnn.runs import RunFolder
+
+LOSSES = torch.rand(23, 2, generator=torch.Generator().manual_seed(0))
+
+
+SPEC = paper.plan("table2a", "smoke").cell("bkdsnn", "resnet20-cifar10").runs[0]
+
+
+def meter(tmp_path, at=None):
+    return Meter(RunFolder(tmp_path, SPEC), at or Position())
+
+
+def count(meter, losses):
+    for pair in losses:
+        meter.add(dict(zip(("ce", "bkd"), pair)))
+
+
+def in_turn(losses):
+    """Python's own sums, in order."""
+    totals = [0.0, 0.0]
+    for pair in losses.tolist():
+        totals = [total + value for total, value in zip(totals, pair)]
+    return dict(zip(("ce", "bkd"), totals))
+
+
+@pytest.mark.parametrize("guard", [1, 4, 23, 50])
+def test_sums_are_the_same_bits_whenever_losses_are_read(tmp_path, monkeypatch, guard):
+    monkeypatch.setattr(meters, "GUARD", guard)
+    found = meter(tmp_path)
+    count(found, LOSSES)
+    found.settle()
+    assert found.at.totals == in_turn(LOSSES) and found.at.step == 23
+
+
+def test_a_cut_anywhere_changes_no_bit(tmp_path, monkeypatch):
+    monkeypatch.setattr(meters, "GUARD", 4)
+    for cut in range(24):
+        before = meter(tmp_path)
+        count(before, LOSSES[:cut])
+        before.settle()
+        after = meter(tmp_path, Position(step=before.at.step, totals=dict(before.at.totals)))
+        count(after, LOSSES[cut:])
+        after.settle()
+        assert after.at.totals == in_turn(LOSSES) and after.at.step == 23
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_the_first_loss_that_is_not_finite_is_named_at_most_two_guard_periods_later(tmp_path, monkeypatch, value):
+    monkeypatch.setattr(meters, "GUARD", 4)
+    for bad in range(16):
+        losses = LOSSES.clone()
+        losses[bad:, 1] = value
+        found = meter(tmp_path)
+        with pytest.raises(UserError, match=rf"loss 'bkd' is {value} at epoch 1, step {bad + 1} \(no checkpoint"):
+            count(found, losses)
+        assert found.at.step - bad <= 2 * 4
+        found = meter(tmp_path)
+        with pytest.raises(UserError, match=rf"step {bad + 1} "):
+            count(found, losses[: bad + 1])
+            found.settle()
