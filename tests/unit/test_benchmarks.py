@@ -60,7 +60,18 @@ def test_attention_compares_equal_products_and_says_which_order_is_ours(measured
         assert row["ours"] == ("left" if row["N"] < row["d"] else "right")
 
 
-@pytest.mark.parametrize("name", ["attention", "dag", "neurons", "startup", "throughput"])
+def test_scaling_measures_every_point_of_both_networks(measured):
+    rows = measured("scaling", "--axes", "width")["rows"]
+    assert [(row["axis"], row["value"]) for row in rows] == [("width", value) for value in (1, 2, 4)] * 2
+    assert all(row["ours ms"] > 0 and row["ratio"] > 0 for row in rows)
+
+
+def test_the_exponent_of_a_law_is_found():
+    scaling = importlib.import_module("scaling")
+    assert scaling.exponent({value: 3 * value**1.5 for value in (1, 2, 4)}) == pytest.approx(1.5)
+
+
+@pytest.mark.parametrize("name", ["attention", "dag", "neurons", "scaling", "startup", "throughput"])
 def test_help_explains_every_benchmark(measured, capsys, name):
     with pytest.raises(SystemExit, match="0"):
         measured(name, "--help")

@@ -20,7 +20,7 @@ SMOKE = ("--config", "scale=smoke")
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory):
     """The repository with table 9z, whose first two runs ask for two processes."""
-    return with_small_table(repository(tmp_path_factory.mktemp("clone") / "clone"), 20, processes=2)
+    return with_small_table(repository(tmp_path_factory.mktemp("clone") / "clone"), 40, processes=2)
 
 
 @pytest.fixture(scope="module")
