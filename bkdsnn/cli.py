@@ -16,7 +16,7 @@ from bkdsnn.attempts import expect_progress
 from bkdsnn.errors import Interrupted, UserError
 from bkdsnn.figures import plan as figures
 from bkdsnn.runs import RunFolder
-from bkdsnn.settings import data_root, weights_root
+from bkdsnn.settings import data_root, recomputes, weights_root
 from bkdsnn.spec import Dataset
 
 
@@ -42,7 +42,7 @@ def main(arguments: list[str] | None = None) -> int:
 def train(options: argparse.Namespace) -> None:
     """Carry out a run."""
     spec = paper.find_run(options.run, options.scale)
-    results = options.results / options.scale
+    results, recompute = options.results / options.scale, recomputes(options.recompute)
     folder, processes = RunFolder(results / "runs", spec), spec.recipe.processes if spec.recipe else 1
     if not launch.started():
         expect_progress(folder, options.attempt)
@@ -56,7 +56,8 @@ def train(options: argparse.Namespace) -> None:
     from bkdsnn.execute import execute
 
     device = devices.choose(options.device, max(1, options.threads // processes))
-    execute(spec, results, options.resources, device, options.minutes, ALONE if alone else join(processes, device))
+    group = ALONE if alone else join(processes, device)
+    execute(spec, results, options.resources, device, options.minutes, group, recompute)
 
 
 def data(options: argparse.Namespace) -> None:
@@ -183,12 +184,12 @@ def calibrate(options: argparse.Namespace) -> None:
     """Time a few steps of every kind of run on this machine, for the budget of a dry run."""
     from bkdsnn.budget.targets import runs_of
 
-    specs = runs_of(options.targets, options.scale, options.neurons)
+    specs, recompute = runs_of(options.targets, options.scale, options.neurons), recomputes(options.recompute)
     from bkdsnn import devices
     from bkdsnn.budget.calibrate import calibrate as time_steps
 
     device = devices.choose(options.device, options.threads)
-    path = time_steps(specs.values(), options.scale, options.results, device, options.seconds)
+    path = time_steps(specs.values(), options.scale, options.results, device, options.seconds, recompute)
     progress.log.info("%s: used by dry runs from now on", path)
 
 
@@ -218,6 +219,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("run", help="run name; `plan` lists them")
     _common(one)
     _on_device(one)
+    _recomputing(one)
     one.add_argument("--minutes", type=_positive(float), help="save and exit with 75 shortly before so many minutes")
     one.add_argument(
         "--attempt",
@@ -289,6 +291,7 @@ def parser() -> argparse.ArgumentParser:
     one.add_argument("--neurons", default="reference", choices=get_args(paper.Preset), help="neuron preset")
     one.add_argument("--seconds", type=_positive(float), default=1.0, help="for the steps of one kind (default: 1)")
     _on_device(one)
+    _recomputing(one)
 
     one = _command(commands, "import", import_runs)
     one.add_argument("source", type=Path, help="a run folder, a folder of runs, or an archive (.tar, .tar.gz, .zip)")
@@ -344,6 +347,11 @@ def _on_device(one: argparse.ArgumentParser) -> None:
     one.add_argument("--device", default=device, help="auto, cpu, cuda or cuda:<n> (default: $BKDSNN_DEVICE or auto)")
     one.add_argument("--threads", type=_positive(int), default=1, help="CPU threads (default: 1)")
     one.add_argument("--log", type=Path, help="also log to this file")
+
+
+def _recomputing(one: argparse.ArgumentParser) -> None:
+    said = "train in less memory and more time, to the same result (default: $BKDSNN_RECOMPUTE or false)"
+    one.add_argument("--recompute", action="store_true", help=said)
 
 
 def _positive(kind: Callable[[str], float]) -> Callable[[str], float]:

@@ -36,11 +36,12 @@ def execute(
     device: torch.device,
     minutes: float | None,
     group: Group = ALONE,
+    recompute: bool = False,
 ) -> None:
     """Carry out a run below `results` (one scale's folder); a finished run is left as it is.
 
     All processes of a `group` call this; the first of them writes. Raises `UserError` for bad input and `Interrupted`
-    when the slice of `minutes` ends first.
+    when the slice of `minutes` ends first. With `recompute` training takes less memory and more time.
     """
     folder, part = RunFolder(results / "runs", spec), Slice(minutes, results / "runs" / spec.name)
     with contextlib.ExitStack() as stack:
@@ -50,7 +51,7 @@ def execute(
         if unfinished and group.main:
             stack.enter_context(folder.recorded())
         if unfinished:
-            _carry_out(folder, results, resources, device, part, group)
+            _carry_out(folder, results, resources, device, part, group, recompute)
             return
     if group.main:
         log.info("%s: already finished", spec.name)
@@ -58,12 +59,19 @@ def execute(
 
 
 def _carry_out(
-    folder: RunFolder, results: Path, resources: Path, device: torch.device, part: Slice, group: Group
+    folder: RunFolder,
+    results: Path,
+    resources: Path,
+    device: torch.device,
+    part: Slice,
+    group: Group,
+    recompute: bool,
 ) -> None:
     spec, name = folder.spec, devices.describe(device)
     if group.main:
         folder.begin(name, standing(folder.checkpoint), functools.partial(devices.peak_memory_mb, device))
-    log.info("%s: on %s", spec.name, name if group.size == 1 else f"{group.size} x {name}")
+    where = name if group.size == 1 else f"{group.size} x {name}"
+    log.info("%s: on %s%s", spec.name, where, ", recomputing activations" if recompute else "")
     loader = open_loader(spec, results, device, group)
     if spec.recipe is None:
         network = models.build(spec.network, spec.dataset)
@@ -73,7 +81,9 @@ def _carry_out(
         log.info("%s: top-1 %.2f %%", spec.name, evaluation.top1)
     else:
         with part:
-            network, evaluation, history = train(spec, spec.recipe, folder, loader, device, part, resources, group)
+            network, evaluation, history = train(
+                spec, spec.recipe, folder, loader, device, part, resources, group, recompute
+            )
     if group.main:
         write_artefacts(folder, network, evaluation, history, loader, name)
         folder.clear_checkpoints()

@@ -14,7 +14,7 @@ from bkdsnn import paper
 from bkdsnn.errors import UserError, explain, unknown
 from bkdsnn.spec import Strict
 
-DATA_ROOT, WEIGHTS_ROOT = "BKDSNN_DATA_ROOT", "BKDSNN_WEIGHTS_ROOT"
+DATA_ROOT, WEIGHTS_ROOT, RECOMPUTE = "BKDSNN_DATA_ROOT", "BKDSNN_WEIGHTS_ROOT", "BKDSNN_RECOMPUTE"
 
 
 class Root(Strict):
@@ -44,6 +44,7 @@ class Settings(Strict):
     seeds: tuple[int, ...] | None = Field(default=None, description="replaces the scale's seeds")
     neurons: paper.Preset = "reference"
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    recompute: bool = Field(default=False, description="whether training saves memory and takes more time")
     slice_minutes: int = Field(default=1440, gt=0, description="longest attempt at a training")
     data: Root = Root()
     weights: Root = Root()
@@ -69,12 +70,21 @@ class Settings(Strict):
         return settings
 
     def export(self) -> None:
-        """Hand to the jobs, by environment, what must not make finished runs stale: device, folders, interpreter."""
+        """Hand to the jobs, by environment, what must not make finished runs stale: how and where to compute."""
         os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         os.environ["BKDSNN_DEVICE"] = self.device
+        os.environ[RECOMPUTE] = str(self.recompute).lower()
         for variable, folder in ((DATA_ROOT, self.data.root), (WEIGHTS_ROOT, self.weights.root)):
             if folder is not None:
                 os.environ[variable] = str(folder)
+
+
+def recomputes(given: bool) -> bool:
+    """Whether training recomputes: by the option or by BKDSNN_RECOMPUTE. Raises `UserError` for another value of it."""
+    found = os.environ.get(RECOMPUTE, "false")
+    if found not in ("true", "false"):
+        raise UserError(f"{RECOMPUTE} is '{found}', expected true or false; unset it and give --recompute instead")
+    return given or found == "true"
 
 
 def data_root(given: Path | None) -> Path | None:

@@ -18,7 +18,7 @@ from bkdsnn.distributed import ALONE, Group
 from bkdsnn.errors import Interrupted, UserError
 from bkdsnn.evaluate import Evaluation, evaluate
 from bkdsnn.meter import Meter
-from bkdsnn.models import Network, Outputs
+from bkdsnn.models import Network, Outputs, recomputation
 from bkdsnn.optim import learning_rate, make_optimizer
 from bkdsnn.progress import Progress
 from bkdsnn.runs import RunFolder
@@ -39,13 +39,14 @@ def train(
     part: Slice,
     resources: Path,
     group: Group = ALONE,
+    recompute: bool = False,
 ) -> tuple[Network, Evaluation, list[dict[str, Any]]]:
     """Train to the end, or save and raise `Interrupted` when the slice ends.
 
     Training begins with the weights of the run's source, if it has one; published ones lie in the folder `resources`.
     Returns the student, its evaluation after the last epoch, and the history (one record an epoch). Raises `UserError`
     for a checkpoint of another run, a loss that is not finite, and less data than one batch. The processes of a `group`
-    return the same; the first of them writes.
+    return the same; the first of them writes. `recompute` saves memory, see `models.recomputation`.
     """
     if not loader.steps:
         raise UserError(f"'batch_size' is {recipe.batch_size}, more than the {loader.train_size} training samples")
@@ -53,6 +54,8 @@ def train(
     student, criterion = build(spec, teacher, device)
     if spec.source:
         load_source(student, spec, folder, resources)
+    if recompute:
+        recomputation.recompute(student)
     trained = shared(student, criterion, recipe, group, device)
     mixing = Mixing(recipe, spec.dataset.classes, spec.seed)
     optimizer = make_optimizer(recipe, [*student.parameters(), *criterion.parameters()])

@@ -36,8 +36,10 @@ WARM_UP = 2  # steps that are not timed
 LEAST, MOST = 3, 30  # timed steps
 
 
-def calibrate(specs: Iterable[RunSpec], scale: str, results: Path, device: torch.device, seconds: float) -> Path:
-    """Time every kind of work among `specs`, about `seconds` each for training and for evaluation.
+def calibrate(
+    specs: Iterable[RunSpec], scale: str, results: Path, device: torch.device, seconds: float, recompute: bool = False
+) -> Path:
+    """Time every kind of work among `specs`, about `seconds` each for training (with `recompute`) and for evaluation.
 
     Returns the file of this device below `results`, which grows by every kind and keeps what it held of others. A kind
     that does not fit into the memory of a GPU is left out, and told. Raises `UserError` if none does.
@@ -53,7 +55,7 @@ def calibrate(specs: Iterable[RunSpec], scale: str, results: Path, device: torch
     path = None
     for number, (work, spec) in enumerate(kinds.items(), 1):
         try:
-            times = measure(spec, work, device, seconds)
+            times = measure(spec, work, device, seconds, recompute)
         except torch.cuda.OutOfMemoryError:
             log.warning("%d of %d: %s does not fit into the memory of this GPU", number, len(kinds), work.kind)
             continue
@@ -64,7 +66,7 @@ def calibrate(specs: Iterable[RunSpec], scale: str, results: Path, device: torch
     return path
 
 
-def measure(spec: RunSpec, work: Work, device: torch.device, seconds: float) -> Times:
+def measure(spec: RunSpec, work: Work, device: torch.device, seconds: float, recompute: bool = False) -> Times:
     """Time the steps of one run, those of `train` itself with the recipe's batch size; it learns next to nothing."""
     loader = RandomLoader(spec, device, seconds)
     with tempfile.TemporaryDirectory() as place:
@@ -76,7 +78,8 @@ def measure(spec: RunSpec, work: Work, device: torch.device, seconds: float) -> 
             short = {"epochs": 1, "warmup_epochs": 0, "cooldown_epochs": 0, "lr": 1e-6}
             recipe = spec.recipe.model_copy(update=short)
             with _quiet():
-                network = train(student, recipe, folder, loader, device, Slice(None, folder.path), Path(place))[0]
+                part, nowhere = Slice(None, folder.path), Path(place)
+                network = train(student, recipe, folder, loader, device, part, nowhere, recompute=recompute)[0]
             kept = folder.checkpoint.stat().st_size
         else:
             network, kept = models.build(spec.network, spec.dataset).to(device), 0

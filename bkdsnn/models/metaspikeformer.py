@@ -78,6 +78,10 @@ class MetaSpikeformer(Network):
         self.check_taps([tap])
         return self.trunk.get_submodule(tap)
 
+    def segments(self) -> list[tuple[nn.Module, str]]:
+        """Return the layers of the trunk."""
+        return [(layer, "forward") for layer in self.trunk]
+
     def _classify(self, spikes: Tensor) -> tuple[Tensor, Tensor | None]:
         """Return logits (T, B, K) of spikes (T*B, C), and in training those of the second head if there is one."""
         logits = self._unfold(self.head(spikes))

@@ -43,6 +43,13 @@ class Network(nn.Module, abc.ABC):
     def forward(self, images: Tensor, taps: Sequence[str] = ()) -> Outputs:
         """Return the outputs, with the features of `taps`; a tap that there is not raises `UserError`."""
 
+    @abc.abstractmethod
+    def segments(self) -> list[tuple[nn.Module, str]]:
+        """Return modules, each with the name of a method that maps one tensor to one, and is called once a pass.
+
+        Together they keep most of what the backward pass needs; `recomputation.recompute` has them keep less.
+        """
+
     def layer(self, tap: str) -> nn.Module:
         """Return the module whose output (T*B, C, h, w), time-major, is that tap; an unknown one raises `UserError`."""
         self.check_taps([tap])

@@ -73,6 +73,10 @@ class Transformer(Network):
         pooled = x.mean((-2, -1))
         return Outputs(self._unfold(self.head(pooled)), features, self._unfold(pooled))
 
+    def segments(self) -> list[tuple[nn.Module, str]]:
+        """Return the stages of the tokenizer and the blocks."""
+        return [(part, "forward") for part in (*self.stem, *map(self.layer, self.taps))]
+
     def _unfold(self, x: Tensor) -> Tensor:
         return x.unflatten(0, (self.timesteps, -1))
 

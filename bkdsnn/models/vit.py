@@ -71,6 +71,10 @@ class ViT(VisionTransformer, Network):
         self.check_taps([tap])
         return self.blocks[self.taps.index(tap)]
 
+    def segments(self) -> list[tuple[nn.Module, str]]:
+        """Return the blocks."""
+        return [(block, "forward") for block in self.blocks]
+
     def prepare(self, images: Tensor) -> Tensor:
         """Return (B, 3, image_size, image_size) in the network's normalisation.
 

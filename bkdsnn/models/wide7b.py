@@ -64,6 +64,10 @@ class Wide7B(Network):
         pooled = x.flatten(1)
         return Outputs(self._unfold(self.head(pooled)), features, self._unfold(pooled))
 
+    def segments(self) -> list[tuple[nn.Module, str]]:
+        """Return the stem and the units."""
+        return [(part, "forward") for part in (self.stem, *map(self.layer, self.taps))]
+
     def _unfold(self, x: Tensor) -> Tensor:
         return x.unflatten(0, (self.timesteps, -1))
 

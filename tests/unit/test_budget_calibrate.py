@@ -4,6 +4,7 @@ import logging
 
 import pytest
 import torch
+from torch.autograd.graph import saved_tensors_hooks
 
 from bkdsnn import devices, models, paper
 from bkdsnn.budget.calibrate import LEAST, Marks, calibrate
@@ -35,6 +36,23 @@ def test_steps_of_a_training_are_timed(found, spec):
     parameters = models.count_parameters(models.build(spec.network, spec.dataset))
     assert times.parameters == parameters and times.weights_bytes >= 4 * parameters
     assert times.checkpoint_bytes > 2 * 4 * parameters  # with the optimiser, and what is trained beside the student
+
+
+def kept_bytes(results, **options):
+    """What the backward passes of a calibration find kept for them, all steps together."""
+    sizes = []
+
+    def pack(tensor):
+        sizes.append(tensor.nbytes)
+        return tensor
+
+    with saved_tensors_hooks(pack, lambda tensor: tensor):
+        calibrate([STUDENT], "smoke", results, CPU, 1e-6, **options)
+    return sum(sizes)
+
+
+def test_recomputation_is_timed_as_training_does_it(tmp_path):
+    assert kept_bytes(tmp_path, recompute=True) < 0.5 * kept_bytes(tmp_path)
 
 
 def test_a_conversion_has_no_training_steps(found):

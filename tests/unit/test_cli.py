@@ -21,6 +21,7 @@ from bkdsnn import checkpoint, cli, paper, progress
 from bkdsnn.errors import RESUMABLE, Interrupted, UserError
 from bkdsnn.execute import execute
 from bkdsnn.runs import RunFolder
+from bkdsnn.settings import Settings
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -50,11 +51,11 @@ def python(*arguments, cwd, **options):
     return subprocess.run(command, cwd=cwd, env=environment(), capture_output=True, text=True, **options)
 
 
-def bkdsnn(*arguments, cwd):
+def bkdsnn(*arguments, cwd, **variables):
     """Run a subcommand in `cwd`, within this process because a new one needs seconds to import torch."""
     out, err = io.StringIO(), io.StringIO()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(mock.patch.dict(os.environ, environment(), clear=True))
+        stack.enter_context(mock.patch.dict(os.environ, environment() | variables, clear=True))
         stack.enter_context(mock.patch.object(logging, "raiseExceptions", logging.raiseExceptions))
         stack.enter_context(mock.patch.object(progress.log, "handlers", []))
         stack.enter_context(contextlib.chdir(cwd))
@@ -94,7 +95,10 @@ def contents(folder):
 # ---- Help and messages -----------------------------------------------------------------------------------------------
 
 ARGUMENTS = {
-    "train": {"run", "--scale", "--results", "--device", "--threads", "--attempt", "--minutes", "--resources", "--log"},
+    "train": {
+        *("run", "--scale", "--results", "--device", "--threads", "--recompute"),
+        *("--attempt", "--minutes", "--resources", "--log"),
+    },
     "data": {"dataset", "--scale", "--results", "--root", "--log"},
     "frames": {"dataset", "--timesteps", "--scale", "--results", "--log"},
     "weights": {"name", "--root", "--resources", "--log"},
@@ -109,7 +113,7 @@ ARGUMENTS = {
     "plan": {"table", "--scale", "--results", "--neurons", "--seeds", "--log"},
     "calibrate": {
         *("targets", "--scale", "--results", "--neurons"),
-        *("--seconds", "--device", "--threads", "--log"),
+        *("--seconds", "--device", "--threads", "--recompute", "--log"),
     },
     "import": {"source", "--scale", "--results", "--log"},
     "convert": {"source", "target"},
@@ -221,6 +225,23 @@ def test_training_tells_its_progress_on_standard_error_and_in_the_log(results, t
 
     again = bkdsnn(*training(STUDENT, results, "--log", log), cwd=tmp_path)
     assert again == (0, "", f"{STUDENT.name}: already finished\n")
+
+
+@pytest.mark.parametrize("option", [(), ("--recompute",)], ids=["no option", "option"])
+@pytest.mark.parametrize("configured", [False, True])
+def test_recomputation_is_asked_for_by_the_option_or_the_configuration(results, option, configured):
+    with mock.patch.dict(os.environ):
+        Settings.read({"scale": "smoke", "recompute": configured}).export()
+        exported = os.environ["BKDSNN_RECOMPUTE"]
+    ended = bkdsnn(*training(STUDENT, results, *option), cwd=results, BKDSNN_RECOMPUTE=exported)
+    assert ended.stderr.splitlines()[0].endswith("1 threads, recomputing activations") == (configured or bool(option))
+
+
+@pytest.mark.parametrize("command", [training(STUDENT, "results"), ("calibrate", "table2a", *SMOKE)])
+def test_another_value_of_the_variable_is_told_in_one_line(command, tmp_path):
+    ended = bkdsnn(*command, cwd=tmp_path, BKDSNN_RECOMPUTE="yes")
+    said = "error: BKDSNN_RECOMPUTE is 'yes', expected true or false; unset it and give --recompute instead\n"
+    assert ended == (1, "", said) and list(tmp_path.iterdir()) == []
 
 
 def test_a_slice_that_ends_exits_with_75_and_the_same_command_goes_on(results):

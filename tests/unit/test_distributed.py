@@ -151,9 +151,9 @@ def test_evaluation_sees_every_test_image_once(prepared, size):
         assert np.array_equal(found.predicted, alone.predicted) and np.array_equal(found.correct, alone.correct)
 
 
-def trained_in(group, spec, results, minutes=None):
+def trained_in(group, spec, results, minutes=None, recompute=False):
     try:
-        execute(spec, results, results / "resources", CPU, minutes, group)
+        execute(spec, results, results / "resources", CPU, minutes, group, recompute)
     except Interrupted:
         return True
     return False
@@ -173,6 +173,14 @@ def test_a_run_of_two_processes_is_resumed_bit_by_bit(prepared, tmp_path):
     metrics = json.loads((one.path / "metrics.json").read_text())
     assert metrics["test_images"] == spec.dataset.digits.test and len(losses(one.path)) == 2
     assert together(trained_in, spec, whole) == [False, False]  # finished
+
+
+def test_recomputation_leaves_the_same_bits_under_synchronised_norms(prepared, tmp_path):
+    spec = of_two(TRANSFORMER, sync_batch_norm=True, batch_size=20, epochs=1)
+    plain, lean = (shutil.copytree(prepared, tmp_path / name) for name in ("plain", "lean"))
+    together(trained_in, spec, plain)
+    together(trained_in, spec, lean, None, True)
+    assert_equal(*(RunFolder(results / "runs", spec).path for results in (plain, lean)))
 
 
 def test_losses_are_those_of_one_process(prepared, tmp_path):

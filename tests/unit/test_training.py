@@ -1,5 +1,6 @@
 """Training end to end on tens of embedded images: artefacts, exact resume, guards."""
 
+import contextlib
 import json
 import os
 import random
@@ -104,6 +105,20 @@ def test_a_resumed_transformer_equals_an_uninterrupted_one_bit_for_bit(results, 
     spec = transformer(method)
     assert spec.recipe.optimizer == "adamw" and not spec.recipe.decay_vectors and spec.recipe.total_epochs == 3
     compare_sliced(spec, results, tmp_path / "again")
+
+
+@pytest.mark.parametrize("spec", [spec_of("bkdsnn", epochs=2), transformer("bkdsnn")], ids=["cnn", "transformer"])
+def test_recomputation_leaves_the_same_bits_and_may_begin_in_the_middle(results, tmp_path, spec):
+    shutil.copytree(results, tmp_path / "again")
+    whole, folder = run(spec, results), tmp_path / "again"
+    for minutes, recompute in ((1e-9, True), (1e-9, False), (None, True)):
+        with contextlib.suppress(Interrupted):
+            execute(spec, folder, folder / "resources", CPU, minutes, recompute=recompute)
+    again = RunFolder(folder / "runs", spec).path
+    assert_equal(whole, again)
+    lines = [(path / "history.jsonl").read_text().splitlines() for path in (whole, again)]
+    first, second = ([json.loads(line)["gradients"] for line in each] for each in lines)
+    assert first == second
 
 
 def test_lambs_count_of_steps_survives_a_resume(results, tmp_path):
