@@ -142,6 +142,9 @@ class Tiny(models.Network):
         doubled = self.sum(self.conv(spikes) + spikes)
         return models.Outputs(self.head(doubled.flatten(1)).unflatten(0, (2, -1)), {}, doubled)
 
+    def segments(self):
+        return [(self.conv, "forward")]
+
 
 def test_a_tiny_network_by_hand():
     network = Tiny()
