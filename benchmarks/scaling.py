@@ -81,9 +81,8 @@ def steps(spec: RunSpec) -> dict[str, Any]:
     """Return the steps of both sides on random images."""
     torch.manual_seed(0)
     size, device = spec.dataset.image_size, torch.device("cpu")
-    images = torch.randn(spec.recipe.batch_size, 3, size, size)
-    labels = torch.randint(spec.dataset.classes, (len(images),))
-    return {name: side.steps(images, labels) for name, side in throughput.build(spec, device).items()}
+    batch = throughput.random_batch(spec, spec.recipe.batch_size, size)
+    return {name: side.steps(batch) for name, side in throughput.build(spec, device).items()}
 
 
 def exponent(medians: dict[int, float]) -> float:

@@ -4,44 +4,48 @@
     python benchmarks/throughput.py --device cuda
 
 plain   spikingjelly's network (its zoo's, or its blocks or layers where the zoo has none), every image repeated T
-        times, membranes reset each step, torch's default memory format; on a GPU under bf16 autocast, which in
-        spikingjelly 2.0.0 makes its neurons fall back to a loop in Python
+        times (frames of events are not), membranes reset each step, torch's default memory format; on a GPU under
+        bf16 autocast, which in spikingjelly 2.0.0 makes its neurons fall back to a loop in Python
 fused   on a GPU only: the same, prepared for bf16 by spikingjelly, so that its fused neurons run
 ours    the student and the step of `bkdsnn.train`
+lean    the same with recomputation, docs/memory.md
 
 Each with the task loss alone and with BKDSNN, on labels that are neither mixed nor smoothed. What distillation costs is
 measured in the same rounds: our step with it, less the teacher's forward pass, over our step without. Teacher and loss
 terms are ours on every side. All sides have the same weights; their losses and gradients are compared in float64 before
-anything is timed. Memory is what a step needs at its peak above what lies there between steps.
+anything is timed. Memory is what the tensors of a step take at its peak, above
+what lies there between steps.
 """
 
 from __future__ import annotations
 
 import copy
-import ctypes
 import functools
 import statistics
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import harness
 import reference
 import torch
+from live import Live
 from spikingjelly.activation_based.precision import prepare_model_for_precision
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bkdsnn import devices, models, optim, paper, streams, train
+from bkdsnn.data.loader import Batch
 from bkdsnn.distill import Criterion
 from bkdsnn.models.neurons import Spiking
+from bkdsnn.models.recomputation import recompute
 from bkdsnn.spec import RunSpec
 
 STEPS = {"cpu": 1, "cuda": 10}  # in one measurement; a GPU is waited for at its end
 WARM_UP = 3  # rounds that measure memory before others measure time
 DISTILLED = "bkdsnn"  # row whose loss and teacher are those of every case of its column
 LR = 1e-6  # so small that the networks timed are those compared
-CHECKED = (2, 32)  # images, and their greatest size, in the comparison
+CHECKED = (2, 32)  # images, and their greatest size, in the comparison; frames of events keep their size
+EVENTS = 0.3  # of each polarity per place and frame, on average
 MATRIX = 8192  # rows and columns of the bf16 product that gives the peak
 
 
@@ -67,6 +71,10 @@ CASES = {
         "demo-Spikformer": Case("table2b", "demo", "sformer-4-384-cifar10", row="spikformer-cml"),
         "demo-Spikingformer": Case("table2b", "demo", "sformer-4-384-cifar10"),
         "Spikingformer-4-256": Case("table2b", "paper", "sformer-4-256-cifar10", batch=16),
+        "Spikingformer-4-384": Case("table2b", "paper", "sformer-4-384-cifar10", batch=8),
+        "Spikingformer-8-384-64px": Case("table2d", "paper", "sformer-8-384-imagenet", size=64, batch=8),
+        "demo-Wide-7B": Case("table3b", "demo", "wide-7b-net-t4"),
+        "Wide-7B-48px": Case("table3b", "lite", "wide-7b-net-t4", batch=4),
     },
     "cuda": {
         "R18-224px": Case("table2c", "paper", "resnet18-imagenet", batch=128),
@@ -76,6 +84,7 @@ CASES = {
         "Spikformer-4-384": Case("table2b", "paper", "sformer-4-384-cifar10", row="spikformer-cml"),
         "Spikingformer-4-384": Case("table2b", "paper", "sformer-4-384-cifar10"),
         "Spikingformer-8-384": Case("table2d", "paper", "sformer-8-384-imagenet", batch=64),
+        "Wide-7B-128px": Case("table3b", "paper", "wide-7b-net-t4"),
     },
 }
 
@@ -83,28 +92,38 @@ CASES = {
 class Side:
     """A student with its criterion and teacher, and the step of the loop in `bkdsnn.train`."""
 
-    def __init__(self, spec: RunSpec, student: nn.Module, criterion: Criterion, teacher: models.Network | None) -> None:
+    def __init__(
+        self,
+        spec: RunSpec,
+        student: nn.Module,
+        criterion: Criterion,
+        teacher: models.Network | None,
+        lean: bool = False,
+    ) -> None:
         self.spec, self.student, self.criterion, self.teacher = spec, student, criterion, teacher
         self.parts = nn.ModuleList(part for part in (student, criterion, teacher) if part is not None)
-        self.ours = isinstance(student, models.Network)
+        self.ours, self.lean = isinstance(student, models.Network), lean
+        if lean:
+            recompute(student)
 
-    def loss(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Return the training loss of images (B, 3, H, W) with labels (B,)."""
-        outputs = self.student(images, self.criterion.taps)
-        target = train.imitated(self.teacher, images, self.criterion.teacher_taps)
-        losses = self.criterion(outputs, target, labels, streams.generator(self.spec.seed, "blur", 0, 0))
+    def loss(self, batch: Batch) -> Tensor:
+        """Return the training loss of a batch."""
+        target = train.imitated(self.teacher, batch.shown, self.criterion.teacher_taps)
+        outputs = self.student(batch.images, self.criterion.taps)
+        losses = self.criterion(outputs, target, batch.labels, streams.generator(self.spec.seed, "blur", 0, 0))
         return torch.stack(list(losses.values())).sum()
 
-    def steps(self, images: Tensor, labels: Tensor) -> Callable[[], None]:
+    def steps(self, batch: Batch) -> Callable[[], None]:
         """Return a function that makes `STEPS` steps; cuDNN is deterministic on our side, as in the trainer."""
-        device, recipe = images.device, self.spec.recipe
+        device, recipe = batch.labels.device, self.spec.recipe
         optimizer = optim.make_optimizer(recipe, [*self.student.parameters(), *self.criterion.parameters()])
 
         def run() -> None:
             torch.backends.cudnn.deterministic = self.ours
+            devices.allocate(keep_memory=not self.lean)
             for _ in range(STEPS[device.type]):
                 with torch.autocast(device.type, train.DTYPES[recipe.precision], enabled=device.type == "cuda"):
-                    loss = self.loss(images, labels)
+                    loss = self.loss(batch)
                 loss.backward()
                 optimizer.step()
                 optimizer.zero_grad(set_to_none=True)
@@ -113,10 +132,10 @@ class Side:
 
         return run
 
-    def evidence(self, images: Tensor, labels: Tensor) -> tuple[float, float]:
+    def evidence(self, batch: Batch) -> tuple[float, float]:
         """Return the loss in float64, and the norm of its gradient at the first weights, behind all others."""
         self.parts.double()
-        loss = self.loss(images.double(), labels)
+        loss = self.loss(Batch(batch.images.double(), batch.shown.double(), batch.labels))
         loss.backward()
         norm = next(self.student.parameters()).grad.norm()
         for part in self.parts:
@@ -163,15 +182,16 @@ def measure(spec: RunSpec, device: torch.device, rounds: int, peak: float | None
     """Compare all sides, then time them in turn; `peak` of the device in TFLOP/s, None on a CPU."""
     torch.manual_seed(0)
     batch, size = spec.recipe.batch_size, spec.dataset.image_size
-    images, labels = torch.randn(batch, 3, size, size), torch.randint(spec.dataset.classes, (batch,))
+    shown = random_batch(spec, batch, size)
     sides = build(spec, device)
-    compare(sides, images, labels)
-    images, labels = images.to(device), labels.to(device)
-    steps = {name: side.steps(images, labels) for name, side in placed(sides, device).items()}
+    sides["lean"] = recomputing(sides["ours"])
+    compare(sides, random_batch(spec, CHECKED[0], size if spec.dataset.events else min(size, CHECKED[1])))
+    shown = Batch(*(part.to(device) for part in shown))
+    steps = {name: side.steps(shown) for name, side in placed(sides, device).items()}
     memory = harness.in_turn(
         {name: functools.partial(extra_memory, run, device) for name, run in steps.items()}, WARM_UP
     )
-    parts = distillation(spec, sides["ours"], images, labels) if spec.teacher else {}
+    parts = distillation(spec, sides["ours"], shown) if spec.teacher else {}
     seconds = harness.in_turn({name: harness.clocked(run) for name, run in {**steps, **parts}.items()}, rounds)
     flops = count_flops(steps["ours"]) if peak else 0
     found = {}
@@ -191,19 +211,36 @@ def measure(spec: RunSpec, device: torch.device, rounds: int, peak: float | None
     return {**shape, "our_neurons": neurons.implementation(device), "sides": found, **cost}
 
 
-def distillation(spec: RunSpec, ours: Side, images: Tensor, labels: Tensor) -> dict[str, Callable[[], None]]:
+def random_batch(spec: RunSpec, count: int, size: int) -> Batch:
+    """Return random images of `size` pixels, or frames for the student and frames for its teacher, and labels."""
+    labels = torch.randint(spec.dataset.classes, (count,))
+    if not spec.dataset.events:
+        images = torch.randn(count, 3, size, size)
+        return Batch(images, images, labels)
+    timesteps = [run.network.timesteps for run in (spec, spec.teacher or spec)]
+    frames = (torch.poisson(torch.full((count, steps, 2, size, size), EVENTS)) for steps in timesteps)
+    return Batch(*frames, labels)
+
+
+def recomputing(ours: Side) -> Side:
+    """Return our side once more, with recomputation."""
+    return Side(ours.spec, copy.deepcopy(ours.student), copy.deepcopy(ours.criterion), ours.teacher, lean=True)
+
+
+def distillation(spec: RunSpec, ours: Side, batch: Batch) -> dict[str, Callable[[], None]]:
     """Return what our step with distillation is compared with: the step without, and the teacher's forward pass."""
     plain = spec.model_copy(update={"distill": (), "teacher": None})
-    student, criterion = train.build(plain, None, images.device)
+    device = batch.labels.device
+    student, criterion = train.build(plain, None, device)
 
     def teach() -> None:
-        for _ in range(STEPS[images.device.type]):
-            with torch.autocast(images.device.type, train.DTYPES[spec.recipe.precision], enabled=images.is_cuda):
-                train.imitated(ours.teacher, images, ours.criterion.teacher_taps)
-        if images.is_cuda:
-            torch.cuda.synchronize(images.device)
+        for _ in range(STEPS[device.type]):
+            with torch.autocast(device.type, train.DTYPES[spec.recipe.precision], enabled=device.type == "cuda"):
+                train.imitated(ours.teacher, batch.shown, ours.criterion.teacher_taps)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
 
-    return {"alone": Side(plain, student, criterion, None).steps(images, labels), "teacher": teach}
+    return {"alone": Side(plain, student, criterion, None).steps(batch), "teacher": teach}
 
 
 def added(seconds: dict[str, list[float]]) -> float:
@@ -226,10 +263,9 @@ def build(spec: RunSpec, device: torch.device) -> dict[str, Side]:
     return sides
 
 
-def compare(sides: dict[str, Side], images: Tensor, labels: Tensor) -> None:
+def compare(sides: dict[str, Side], batch: Batch) -> None:
     """Assert that losses and gradients agree; in float64, where rounding does not decide whether a neuron fires."""
-    count, size = CHECKED
-    found = {name: side.evidence(images[:count, :, :size, :size], labels[:count]) for name, side in sides.items()}
+    found = {name: side.evidence(batch) for name, side in sides.items()}
     for name in found:
         torch.testing.assert_close(found[name], found["ours"], rtol=1e-9, atol=0, msg=lambda text: f"{found}: {text}")
 
@@ -245,23 +281,15 @@ def placed(sides: dict[str, Side], device: torch.device) -> dict[str, Side]:
 
 
 def extra_memory(run: Callable[[], None], device: torch.device) -> float:
-    """Return the MiB that steps need at their peak above what lies there before them."""
+    """Return the MiB that tensors take at the peak of steps above what lies there before them."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
         before = torch.cuda.memory_allocated(device)
         run()
         return (torch.cuda.max_memory_allocated(device) - before) / 2**20
-    ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins again at what is resident now
-    before = resident("VmHWM")
-    run()
-    return resident("VmHWM") - before
-
-
-def resident(field: str) -> float:
-    """Return a memory figure of this process in MiB, from Linux's /proc/self/status."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) for line in lines if line.startswith(field)) / 1024
+    with Live() as live:
+        run()
+    return live.peak / 2**20
 
 
 def matrix_peak(device: torch.device) -> float:

@@ -55,7 +55,7 @@ def train(options: argparse.Namespace) -> None:
     from bkdsnn.distributed import ALONE, join
     from bkdsnn.execute import execute
 
-    device = devices.choose(options.device, max(1, options.threads // processes))
+    device = devices.choose(options.device, max(1, options.threads // processes), keep_memory=not recompute)
     group = ALONE if alone else join(processes, device)
     execute(spec, results, options.resources, device, options.minutes, group, recompute)
 
@@ -188,7 +188,7 @@ def calibrate(options: argparse.Namespace) -> None:
     from bkdsnn import devices
     from bkdsnn.budget.calibrate import calibrate as time_steps
 
-    device = devices.choose(options.device, options.threads)
+    device = devices.choose(options.device, options.threads, keep_memory=not recompute)
     path = time_steps(specs.values(), options.scale, options.results, device, options.seconds, recompute)
     progress.log.info("%s: used by dry runs from now on", path)
 

@@ -16,14 +16,14 @@ from bkdsnn.errors import UserError
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names and values of glibc's malloc.h
 
 
-def choose(name: str, threads: int) -> torch.device:
+def choose(name: str, threads: int, keep_memory: bool = True) -> torch.device:
     """Return the device: `auto` (a free GPU if there are any), `cpu`, `cuda` (a free one) or `cuda:<n>`.
 
     A GPU that another process of ours computes on is waited for. Raises `UserError` if a GPU is asked for and absent:
-    nothing falls back in silence.
+    nothing falls back in silence. `keep_memory` is about the CPU's, see `allocate`.
     """
     torch.set_num_threads(threads)
-    _keep_memory()
+    allocate(keep_memory)
     device = _named(name)
     if device.type != "cuda":
         return device
@@ -63,12 +63,16 @@ def _named(name: str) -> torch.device:
     return device
 
 
-def _keep_memory() -> None:
-    """Tell glibc to keep freed memory: asking the kernel for it again costs small networks a tenth of each step."""
+def allocate(keep_memory: bool) -> None:
+    """Tell glibc to keep freed memory, or to return pieces of 1 MiB and more at once.
+
+    Asking the kernel for it again costs small networks a tenth of each step; keeping it leaves holes that may take as
+    much as what is in use.
+    """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
         for parameter in M_MMAP_THRESHOLD, M_TRIM_THRESHOLD:
-            libc.mallopt(parameter, 1 << 30)
+            libc.mallopt(parameter, 1 << (30 if keep_memory else 20))
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:

@@ -15,15 +15,16 @@ from torch import Tensor, nn
 
 from bkdsnn import spec
 from bkdsnn.models import Outputs
-from reference import resnet, spikformer, spikingformer
+from reference import resnet, spikformer, spikingformer, wide7b
 
-FAMILIES = {"resnet": resnet, "spikformer": spikformer, "spikingformer": spikingformer}
+FAMILIES = {"resnet": resnet, "spikformer": spikformer, "spikingformer": spikingformer, "wide-7b": wide7b}
 
 
 class Reference(nn.Module):
-    """A spikingjelly network behind the interface of ours: every image repeated T times, membranes reset after use.
+    """A spikingjelly network behind the interface of ours: membranes reset after use.
 
-    `tap` names the only feature that it returns, the one before the last layer.
+    Images are repeated T times, frames of events are taken as they are. `tap` names the only feature that it returns,
+    the one before the last layer.
     """
 
     def __init__(self, network: spec.Network, dataset: spec.Dataset, tap: str) -> None:
@@ -38,8 +39,9 @@ class Reference(nn.Module):
         self.net.load_state_dict(dict(self.family.pairs(state, self.net)))
 
     def forward(self, images: Tensor, taps: Sequence[str] = ()) -> Outputs:
-        """Return logits (T, B, K) and the last feature (T, B, C, h, w) of images (B, 3, H, W)."""
-        logits = self.net(images.unsqueeze(0).repeat(self.timesteps, 1, 1, 1, 1))
+        """Return logits (T, B, K) and the last feature (T, B, C, h, w) of images (B, 3, H, W) or frames."""
+        still = images.dim() == 4
+        logits = self.net(images.repeat(self.timesteps, 1, 1, 1, 1) if still else images.transpose(0, 1))
         functional.reset_net(self.net)
         return Outputs(logits, {self.tap: self._features} if taps else {}, self._features.mean((-2, -1)))
 

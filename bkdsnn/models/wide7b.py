@@ -39,7 +39,7 @@ class Wide7B(Network):
         self.timesteps = network.timesteps
         self.sample = (network.timesteps, dataset.channels)
         self.taps = tuple(f"unit{index}" for index in range(1, len(network.widths) + 1))
-        self.stem = _layer(network, dataset.channels, network.widths[0], 1)
+        self.stem = Layer(network, dataset.channels, network.widths[0], 1)
         for tap, (inputs, width) in zip(self.taps, pairwise((network.widths[0], *network.widths))):
             self.add_module(tap, Unit(network, inputs, width))
         side = dataset.image_size >> len(network.widths)
@@ -65,8 +65,8 @@ class Wide7B(Network):
         return Outputs(self._unfold(self.head(pooled)), features, self._unfold(pooled))
 
     def segments(self) -> list[tuple[nn.Module, str]]:
-        """Return the stem and the units."""
-        return [(part, "forward") for part in (self.stem, *map(self.layer, self.taps))]
+        """Return the layers: the first unit is most of the network, and would be most of its peak computed again."""
+        return [(part, "forward") for part in self.modules() if isinstance(part, Layer)]
 
     def _unfold(self, x: Tensor) -> Tensor:
         return x.unflatten(0, (self.timesteps, -1))
@@ -80,8 +80,8 @@ class Unit(nn.Module):
 
     def __init__(self, network: spec.Wide7B, inputs: int, width: int) -> None:
         super().__init__()
-        self.project = nn.Identity() if inputs == width else _layer(network, inputs, width, 1)
-        self.branch = nn.Sequential(*(_layer(network, width, width, 3) for _ in range(2)))
+        self.project = nn.Identity() if inputs == width else Layer(network, inputs, width, 1)
+        self.branch = nn.Sequential(*(Layer(network, width, width, 3) for _ in range(2)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (T*B, width, h, w)."""
@@ -89,6 +89,9 @@ class Unit(nn.Module):
         return self.branch(x) + x
 
 
-def _layer(network: spec.Wide7B, inputs: int, outputs: int, kernel: int) -> nn.Sequential:
-    convolution = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
-    return nn.Sequential(convolution, nn.BatchNorm2d(outputs), Spiking(network.neuron, network.timesteps))
+class Layer(nn.Sequential):
+    """Convolution, norm and neurons: (T*B, inputs, h, w) to spikes (T*B, outputs, h, w)."""
+
+    def __init__(self, network: spec.Wide7B, inputs: int, outputs: int, kernel: int) -> None:
+        convolution = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
+        super().__init__(convolution, nn.BatchNorm2d(outputs), Spiking(network.neuron, network.timesteps))

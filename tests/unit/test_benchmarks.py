@@ -4,6 +4,7 @@ import importlib
 import json
 
 import pytest
+import torch
 
 
 @pytest.fixture
@@ -35,16 +36,32 @@ def test_startup_reaches_the_first_step(measured):
     assert "bkdsnn" in result["run"] and result["imports_ms"]["torch"] > 0
 
 
-@pytest.mark.parametrize("case", ["demo-R20", "demo-Spikformer", "demo-Spikingformer"])
+@pytest.mark.parametrize("case", ["demo-R20", "demo-Spikformer", "demo-Spikingformer", "demo-Wide-7B"])
 def test_throughput_compares_equal_networks(measured, case):
     """Before it times anything, the benchmark itself asserts that losses and gradients agree."""
     rows = measured("throughput", "--cases", case)["rows"]
     assert [row["loss"] for row in rows] == ["ce", "bkdsnn"]
     assert "distillation_cost" not in rows[0] and rows[1]["distillation_cost"] > -1
     for row in rows:
-        assert row["sides"].keys() == {"ours", "plain"}
+        assert row["sides"].keys() == {"ours", "plain", "lean"}
         assert row["sides"]["ours"]["ours_faster"] == 1
         assert all(side["images_per_second"] > 0 and side["memory_mib"] >= 0 for side in row["sides"].values())
+
+
+def test_recomputation_takes_less_memory(measured):
+    (row, _) = measured("throughput", "--cases", "demo-R20")["rows"]
+    assert row["sides"]["lean"]["memory_mib"] < 0.7 * row["sides"]["ours"]["memory_mib"]  # few blocks
+
+
+def test_live_tensors_are_counted_once_and_until_they_are_gone():
+    live = importlib.import_module("live").Live()
+    with live:
+        one = torch.zeros(1000)
+        del one
+        two = torch.zeros(500).view(5, 100)[1:]
+        two.add_(1)
+        three = two * two
+    assert live.peak == 4000 and three.shape == (4, 100)
 
 
 def test_neurons_compares_equal_spikes(measured):

@@ -2,16 +2,12 @@
 
 import subprocess
 import sys
-from collections import OrderedDict
-from itertools import pairwise
 
 import pytest
 import torch
 import yaml
 from events_example import PLIF, dataset, frames, seeded, wide
-from spikingjelly.activation_based import functional, layer
-from spikingjelly.activation_based.neuron import ParametricLIFNode
-from spikingjelly.activation_based.surrogate import ATan
+from reference import wide7b
 from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers_example import ROOT, compare, fired, lively
@@ -87,39 +83,10 @@ def test_other_inputs_and_taps_are_refused():
 # --- a plain construction ---------------------------------------------------------------------------------------------
 
 
-class Unit(nn.Module):
-    """The published block with the convolution before it, if any; parameters are called as ours."""
-
-    def __init__(self, inputs, width):
-        super().__init__()
-        self.project = plain_layer(inputs, width, 1) if inputs != width else nn.Identity()
-        self.branch = nn.Sequential(plain_layer(width, width, 3), plain_layer(width, width, 3))
-
-    def forward(self, x):
-        x = self.project(x)
-        return x + self.branch(x)
-
-
-def plain_layer(inputs, width, kernel):
-    node = ParametricLIFNode(init_tau=2.0, detach_reset=True, surrogate_function=ATan(2.0))
-    convolution = layer.Conv2d(inputs, width, kernel, padding=kernel // 2, bias=False)
-    return nn.Sequential(convolution, layer.BatchNorm2d(width), node)
-
-
-def plain(widths, size):
-    """Frames (T, B, 2, H, W) to logits (T, B, 10)."""
-    parts = {"stem": plain_layer(2, widths[0], 1)}
-    for index, (inputs, width) in enumerate(pairwise((widths[0], *widths)), start=1):
-        parts |= {f"unit{index}": Unit(inputs, width), f"pool{index}": layer.MaxPool2d(2)}
-    parts |= {"flatten": layer.Flatten(), "head": layer.Linear(widths[-1] * (size >> len(widths)) ** 2, 10)}
-    net = nn.Sequential(OrderedDict(parts))
-    functional.set_step_mode(net, "m")
-    return net
-
-
 @pytest.mark.parametrize(("widths", "size"), [((4, 4, 8), 16), ((4, 8, 8, 8), 16), ((8,), 8)])
 def test_equals_the_plain_construction(widths, size):
-    ours, reference = lively(seeded(wide(widths=widths), size)), lively(plain(widths, size))
+    configuration = wide(widths=widths)
+    ours, reference = lively(seeded(configuration, size)), lively(wide7b.build(configuration, dataset(size))[0])
     with torch.no_grad():
         for index, (name, value) in enumerate(ours.named_parameters()):
             if name.endswith(".w"):
