@@ -13,8 +13,7 @@ lean    the same with recomputation, docs/memory.md
 Each with the task loss alone and with BKDSNN, on labels that are neither mixed nor smoothed. What distillation costs is
 measured in the same rounds: our step with it, less the teacher's forward pass, over our step without. Teacher and loss
 terms are ours on every side. All sides have the same weights; their losses and gradients are compared in float64 before
-anything is timed. Memory is what the tensors of a step take at its peak, above
-what lies there between steps.
+anything is timed. Memory is what the tensors of a step take at its peak, above what lies there between steps.
 """
 
 from __future__ import annotations
@@ -67,7 +66,9 @@ CASES = {
         "demo-R20": Case("table2a", "demo", "resnet20-cifar10"),
         "demo-R19": Case("table2a", "demo", "resnet19-cifar10"),
         "R20-32px": Case("table2a", "paper", "resnet20-cifar10", batch=32),
+        "R19-32px": Case("table2a", "paper", "resnet19-cifar10", batch=4),
         "R18-64px": Case("table2c", "paper", "resnet18-imagenet", size=64, batch=8),
+        "R50-64px": Case("table2c", "paper", "resnet50-imagenet", size=64, batch=8),
         "demo-Spikformer": Case("table2b", "demo", "sformer-4-384-cifar10", row="spikformer-cml"),
         "demo-Spikingformer": Case("table2b", "demo", "sformer-4-384-cifar10"),
         "Spikingformer-4-256": Case("table2b", "paper", "sformer-4-256-cifar10", batch=16),
