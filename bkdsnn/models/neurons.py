@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -21,9 +21,6 @@ from torch.autograd.function import once_differentiable
 from bkdsnn import spec
 from bkdsnn.errors import UserError
 from bkdsnn.progress import log
-
-OWN = "bkdsnn"
-_FUSED = {"atan": "ATan", "sigmoid": "Sigmoid", "triangle": "PiecewiseQuadratic"}  # spikingjelly's classes
 
 
 class Spiking(nn.Module):
@@ -43,46 +40,31 @@ class Spiking(nn.Module):
 
     def forward(self, currents: Tensor) -> Tensor:
         """Return spikes (T*B, ...)."""
-        if currents.is_cuda:
-            _warn_if_slow(self.neuron.kind, self.neuron.surrogate, currents.device)
-        fire = _fused if self._fuses(currents.device) else _Fire.apply
+        fire = (currents.is_cuda and _fused()) or _Fire.apply
         return fire(currents, self.w, self.neuron, self.timesteps, self.static)
 
     def implementation(self, device: torch.device) -> str:
-        """Name what runs on that device: `OWN`, or the operator that spikingjelly chose (`triton`, `cuda`, `torch`)."""
-        return str(_operator(self.neuron.kind, device)["implementation"]) if self._fuses(device) else OWN
-
-    def _fuses(self, device: torch.device) -> bool:
-        return device.type == "cuda" and self.neuron.surrogate in _FUSED
+        """Name what runs on that device: `triton`, the kernels of `fused.py`, or `torch`, single operations."""
+        return "triton" if device.type == "cuda" and _fused() else "torch"
 
     def extra_repr(self) -> str:
         """Show what tells one layer of neurons from another."""
         return f"{self.neuron.kind}, v_threshold={self.neuron.v_threshold}, T={self.timesteps}, static={self.static}"
 
 
-def _operator(kind: str, device: torch.device) -> dict[str, Any]:
-    """Return what spikingjelly says of its operator: `implementation`, and why each other is `unavailable`."""
-    from spikingjelly.activation_based import functional
-
-    return functional.neuron_implementation(kind, device)
-
-
-def why_slow(surrogate: str, operator: Mapping[str, Any]) -> str | None:
-    """Say why such neurons are no fused kernel on a GPU, whose `operator` spikingjelly reports; None if they are."""
-    if surrogate not in _FUSED:
-        return f"spikingjelly has fused kernels for {', '.join(_FUSED)} only"
-    if operator["implementation"] in ("cuda", "triton"):
-        return None
-    found = "; ".join(f"{name}: {reason}" for name, reason in operator["unavailable"].items())
-    return f"spikingjelly runs '{operator['implementation']}' ({found or 'by choice'})"
-
-
 @functools.cache
-def _warn_if_slow(kind: str, surrogate: str, device: torch.device) -> None:
-    """Warn, once in a process, of neurons that a GPU runs as single operations."""
-    reason = why_slow(surrogate, _operator(kind, device))
-    if reason:
-        log.warning("neurons '%s' with surrogate '%s' have no fused kernel on %s: %s", kind, surrogate, device, reason)
+def _fused() -> Callable[..., Tensor] | None:
+    """Return the fused kernels; None, and one warning in a process, where they cannot be compiled."""
+    try:
+        from bkdsnn.models import fused
+    except ImportError as error:
+        reason: str | None = str(error)
+    else:
+        reason = fused.missing()
+    if reason is None:
+        return fused.fire
+    log.warning("neurons have no fused kernel on this machine, so a GPU trains slower: %s", reason)
+    return None
 
 
 def _first_w(neuron: spec.Neuron) -> float:
@@ -90,27 +72,6 @@ def _first_w(neuron: spec.Neuron) -> float:
     if neuron.tau == 1:
         raise UserError("a neuron of kind 'plif' has 'tau' 1, expected more: 1 / tau = sigmoid(w) is below 1 for all w")
     return -math.log(neuron.tau - 1)
-
-
-def _fused(currents: Tensor, w: Tensor | None, neuron: spec.Neuron, timesteps: int, static: bool) -> Tensor:
-    """Run spikingjelly's fused operator.
-
-    It takes nothing but a float32 membrane; given another, as its own modules do under autocast, it falls back to a
-    loop in Python. The membrane is therefore made here, and not by a module.
-    """
-    from spikingjelly.activation_based import functional, surrogate
-
-    sequence = currents.unflatten(0, (1 if static else timesteps, -1)).expand(timesteps, *[-1] * currents.dim())
-    membrane = torch.full_like(sequence[0], neuron.v_init, dtype=torch.float32)
-    slope = getattr(surrogate, _FUSED[neuron.surrogate])(neuron.alpha)
-    rest = (neuron.v_threshold, neuron.v_reset, slope, neuron.detach_reset)
-    if neuron.kind == "if":
-        spikes, _, _ = functional.if_multi_step(sequence, membrane, *rest)
-    elif w is not None:
-        spikes, _, _ = functional.plif_multi_step(sequence, membrane, w, neuron.decay_input, *rest)
-    else:
-        spikes, _, _ = functional.lif_multi_step(sequence, membrane, neuron.tau, neuron.decay_input, *rest)
-    return spikes.flatten(0, 1)
 
 
 class _Fire(torch.autograd.Function):

@@ -9,8 +9,7 @@ from spikingjelly.activation_based import neuron as sj
 from spikingjelly.activation_based import surrogate
 
 from bkdsnn import spec
-from bkdsnn.models import neurons
-from bkdsnn.models.neurons import OWN, Spiking
+from bkdsnn.models.neurons import Spiking
 
 T, B = 5, 3
 IF_ATAN = spec.Neuron(kind="if", surrogate="atan", alpha=2.0)
@@ -125,73 +124,3 @@ def test_memory_layout_is_kept():
 def test_features_without_pixels_fire_too():
     x = currents()[:, :, 0, 0]
     assert torch.equal(Spiking(IF_ATAN, T)(x), Spiking(IF_ATAN, T)(currents())[:, :, 0, 0])
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_call_of_the_fused_operator_agrees(kind):
-    """The same call that a GPU gets, on a CPU, where spikingjelly runs its loop: arguments are in their places."""
-    layer, _ = make(kind, "sigmoid", -0.25, False)
-    for static, steps in ((False, T), (True, 1)):
-        arguments = (layer.neuron, T, static)
-        ours, x = Spiking(*arguments), currents(torch.float32, steps)
-        fused = partial(neurons._fused, w=ours.w, neuron=ours.neuron, timesteps=T, static=static)
-        spikes, *gradients = run(fused, x, *ours.parameters())
-        expected, *expected_gradients = run(ours, x, *ours.parameters())
-        assert torch.equal(spikes, expected)
-        torch.testing.assert_close(gradients, expected_gradients, rtol=1e-4, atol=1e-5)
-
-
-def test_each_device_names_its_implementation():
-    rectangle = spec.Neuron(kind="if", surrogate="rectangle", alpha=1.0)
-    assert Spiking(IF_ATAN, T).implementation(torch.device("cpu")) == OWN
-    assert Spiking(rectangle, T).implementation(torch.device("cuda")) == OWN
-
-
-def test_neurons_without_a_fused_kernel_are_told_with_the_reason():
-    assert neurons.why_slow("atan", {"implementation": "cuda", "unavailable": {}}) is None
-    assert neurons.why_slow("sigmoid", {"implementation": "triton", "unavailable": {"cuda": "not built"}}) is None
-    reason = neurons.why_slow("rectangle", {"implementation": "cuda", "unavailable": {}})
-    assert reason == "spikingjelly has fused kernels for atan, sigmoid, triangle only"
-    unavailable = {"cuda": "not built", "triton": "not installed"}
-    reason = neurons.why_slow("atan", {"implementation": "torch", "unavailable": unavailable})
-    assert reason == "spikingjelly runs 'torch' (cuda: not built; triton: not installed)"
-
-
-def test_the_same_slow_neurons_are_told_once(caplog):
-    """With what spikingjelly really reports: on a CPU, its loop."""
-    neurons._warn_if_slow.cache_clear()
-    for kind, name in [("if", "atan"), ("if", "atan"), ("lif", "rectangle"), ("lif", "rectangle"), ("if", "atan")]:
-        neurons._warn_if_slow(kind, name, torch.device("cpu"))
-    first, second = caplog.messages
-    assert first.startswith("neurons 'if' with surrogate 'atan' have no fused kernel on cpu: spikingjelly runs 'torch")
-    assert second.startswith("neurons 'lif' with surrogate 'rectangle' have no fused kernel on cpu: ")
-
-
-FUSED = [*product(KINDS, ("atan", "sigmoid", "triangle"))]
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize(("kind", "name"), [*FUSED, ("leak", "rectangle"), ("learned", "rectangle")])
-def test_gpu_equals_cpu_and_runs_fused(kind, name, dtype, monkeypatch):
-    from spikingjelly._ops.if_ import reference as if_loop
-    from spikingjelly._ops.lif import reference as lif_loop
-    from spikingjelly._ops.plif import reference as plif_loop
-
-    for loop in (if_loop, lif_loop, plif_loop):  # what spikingjelly falls back to
-        monkeypatch.setattr(loop, "multi_step", lambda *_: pytest.fail("the loop in Python ran"))
-    layer, _ = make(kind, name, 0.0, True)
-    expected = {OWN} if name == "rectangle" else {"cuda", "triton"}
-    assert layer.implementation(torch.device("cuda")) in expected
-    for static, steps in ((False, T), (True, 1)):
-        on_cpu, on_gpu = Spiking(layer.neuron, T, static), Spiking(layer.neuron, T, static).cuda()
-        x = currents(torch.float32, steps).to(dtype)
-        spikes, *gradients = run(on_gpu, x.cuda(), *on_gpu.parameters())
-        expected_spikes, *expected_gradients = run(on_cpu, x.float(), *on_cpu.parameters())
-        assert spikes.dtype == dtype
-        assert torch.equal(spikes.float().cpu(), expected_spikes)
-        tolerance = 1e-5 if dtype == torch.float32 else 2e-2
-        for found, gradient in zip(gradients, expected_gradients):
-            error = tolerance * (spikes.numel() / found.numel()) ** 0.5  # of w, whose gradient sums that of all neurons
-            torch.testing.assert_close(found.float().cpu(), gradient, rtol=tolerance, atol=error)
