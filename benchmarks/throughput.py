@@ -35,7 +35,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from bkdsnn import devices, models, optim, paper, streams, train
 from bkdsnn.data.loader import Batch
 from bkdsnn.distill import Criterion
-from bkdsnn.models.neurons import Spiking
+from bkdsnn.models.neurons import Spiking, implementation
 from bkdsnn.models.recomputation import recompute
 from bkdsnn.spec import RunSpec
 
@@ -209,7 +209,8 @@ def measure(spec: RunSpec, device: torch.device, rounds: int, peak: float | None
     neurons = next(part for part in sides["ours"].student.modules() if isinstance(part, Spiking))
     shape = {"batch": batch, "size": size, "timesteps": spec.network.timesteps}
     cost = {"distillation_cost": added(seconds)} if parts else {}
-    return {**shape, "our_neurons": neurons.implementation(device), "sides": found, **cost}
+    ran = implementation(device, train.DTYPES[spec.recipe.precision], neurons.neuron)
+    return {**shape, "our_neurons": ran, "sides": found, **cost}
 
 
 def random_batch(spec: RunSpec, count: int, size: int) -> Batch:

@@ -17,7 +17,7 @@ from bkdsnn.errors import UserError
 from bkdsnn.figures import style
 from bkdsnn.figures.history import Gradients, read_history
 from bkdsnn.figures.plan import CurvePlan, FigurePlan, PanelPlan
-from bkdsnn.models.neurons import surrogate_derivative
+from bkdsnn.models.firing.loop import surrogate_derivative
 from bkdsnn.spec import Neuron, RunSpec
 from bkdsnn.tables.statistics import sample_std
 

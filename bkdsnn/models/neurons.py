@@ -10,16 +10,16 @@ Shapes: T time-steps, B images, `...` whatever a layer has per image (C H W, or 
 from __future__ import annotations
 
 import functools
+import importlib
 import math
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 
 from bkdsnn import spec
 from bkdsnn.errors import UserError
+from bkdsnn.models.firing import fused, loop, native
 from bkdsnn.progress import log
 
 
@@ -40,31 +40,42 @@ class Spiking(nn.Module):
 
     def forward(self, currents: Tensor) -> Tensor:
         """Return spikes (T*B, ...)."""
-        fire = (currents.is_cuda and _fused()) or _Fire.apply
+        engine = _engine(currents.device.type, currents.dtype, self.neuron)
+        fire = loop.fire if engine is None else functools.partial(fused.fire, engine)
         return fire(currents, self.w, self.neuron, self.timesteps, self.static)
-
-    def implementation(self, device: torch.device) -> str:
-        """Name what runs on that device: `triton`, the kernels of `fused.py`, or `torch`, single operations."""
-        return "triton" if device.type == "cuda" and _fused() else "torch"
 
     def extra_repr(self) -> str:
         """Show what tells one layer of neurons from another."""
         return f"{self.neuron.kind}, v_threshold={self.neuron.v_threshold}, T={self.timesteps}, static={self.static}"
 
 
+def implementation(device: torch.device, dtype: torch.dtype, neuron: spec.Neuron) -> str:
+    """Name what runs such neurons: a module of `firing`, `gpu` or `native`, or `loop` where neither can."""
+    engine = _engine(device.type, dtype, neuron)
+    return "loop" if engine is None else engine.__name__.rpartition(".")[2]
+
+
 @functools.cache
-def _fused() -> Callable[..., Tensor] | None:
-    """Return the fused kernels; None, and one warning in a process, where they cannot be compiled."""
+def _engine(device: str, dtype: torch.dtype, neuron: spec.Neuron) -> fused.Engine | None:
+    """Return what runs all steps of such neurons at once; None if there is nothing, and a warning of each reason."""
+    name = {"cpu": "native", "cuda": "gpu"}.get(device)
+    if name is None or (device == "cpu" and dtype not in native.TYPES):
+        return None
     try:
-        from bkdsnn.models import fused
+        engine: Any = importlib.import_module(f"bkdsnn.models.firing.{name}")
     except ImportError as error:
         reason: str | None = str(error)
     else:
-        reason = fused.missing()
+        reason = engine.missing(neuron, dtype)
     if reason is None:
-        return fused.fire
-    log.warning("neurons have no fused kernel on this machine, so a GPU trains slower: %s", reason)
+        return engine
+    _warn(device, reason)
     return None
+
+
+@functools.cache
+def _warn(device: str, reason: str) -> None:
+    log.warning("neurons run as single operations on '%s', and training is slower: %s", device, reason)
 
 
 def _first_w(neuron: spec.Neuron) -> float:
@@ -72,125 +83,3 @@ def _first_w(neuron: spec.Neuron) -> float:
     if neuron.tau == 1:
         raise UserError("a neuron of kind 'plif' has 'tau' 1, expected more: 1 / tau = sigmoid(w) is below 1 for all w")
     return -math.log(neuron.tau - 1)
-
-
-class _Fire(torch.autograd.Function):
-    """Spikes (T*B, ...) of folded or static currents; of the forward pass only H is kept.
-
-    Potentials are measured from the reset potential, so that a hard reset is a product with 1 - S.
-    Backward: dL/dH[t] = dL/dS[t] slope(H[t]) + dL/dH[t+1] dH[t+1]/dV[t] dV[t]/dH[t].
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any, currents: Tensor, w: Tensor | None, neuron: spec.Neuron, timesteps: int, static: bool
-    ) -> Tensor:
-        x = [currents] * timesteps if static else currents.unflatten(0, (timesteps, -1))
-        charged, spikes = (_folded(x[0], timesteps) for _ in range(2))
-        ctx.save_for_backward(charged, w)
-        ctx.neuron, ctx.timesteps, ctx.static = neuron, timesteps, static
-        h, s = charged.chunk(timesteps), spikes.chunk(timesteps)
-        share = None if w is None else w.sigmoid()
-        h[0].fill_(neuron.v_init - _rest(neuron))
-        for t in range(timesteps):
-            if t:
-                _reset(h[t - 1], s[t - 1], neuron, out=h[t])
-            _charge(h[t], x[t], neuron, share)
-            torch.ge(h[t], _threshold(neuron), out=s[t])
-        return spikes.to(currents.dtype)
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, grad_spikes: Tensor) -> tuple[Tensor, Tensor | None, None, None, None]:
-        charged, w = ctx.saved_tensors
-        neuron = ctx.neuron
-        tau = neuron.tau if w is None else float(1 / w.sigmoid())
-        slopes = surrogate_derivative(charged - _threshold(neuron), neuron)
-        grad = slopes.mul_(grad_spikes) if neuron.detach_reset else slopes * grad_spikes
-        g, h, slope = (tensor.chunk(ctx.timesteps) for tensor in (grad, charged, slopes))
-        for t in reversed(range(ctx.timesteps - 1)):
-            g[t].addcmul_(g[t + 1], _kept(h[t], slope[t], neuron), value=_leak(neuron, tau))
-        grad_w = None if w is None else _grad_w(g, h, neuron, tau).to(w.dtype)
-        if neuron.kind != "if" and neuron.decay_input:
-            grad.div_(tau)
-        if ctx.static:
-            grad = grad.unflatten(0, (ctx.timesteps, -1)).sum(0)
-        return grad.to(grad_spikes.dtype), grad_w, None, None, None
-
-
-def _folded(step: Tensor, timesteps: int) -> Tensor:
-    """Return an empty (T*B, ...) for membranes, in the memory format of one step (B, ...)."""
-    shape, dtype = (timesteps * len(step), *step.shape[1:]), torch.promote_types(step.dtype, torch.float32)
-    last = step.dim() == 4 and step.is_contiguous(memory_format=torch.channels_last)
-    memory_format = torch.channels_last if last else torch.contiguous_format
-    return torch.empty(shape, dtype=dtype, device=step.device, memory_format=memory_format)
-
-
-def _rest(neuron: spec.Neuron) -> float:
-    return neuron.v_reset or 0.0
-
-
-def _threshold(neuron: spec.Neuron) -> float:
-    return neuron.v_threshold - _rest(neuron)
-
-
-def _leak(neuron: spec.Neuron, tau: float) -> float:
-    """dH[t]/dV[t-1]."""
-    return 1.0 if neuron.kind == "if" else 1 - 1 / tau
-
-
-def _charge(v: Tensor, x: Tensor, neuron: spec.Neuron, share: Tensor | None) -> None:
-    """Turn V[t-1] into H[t], in place; operations in spikingjelly's order, so that not even rounding differs.
-
-    `share` is 1 / tau where it is learned.
-    """
-    if neuron.kind == "if":
-        v.add_(x)
-    elif share is not None:
-        v.add_((x - v).mul_(share)) if neuron.decay_input else v.sub_(v * share).add_(x)
-    elif neuron.decay_input:
-        v.addcdiv_(x - v, v.new_full((), neuron.tau))
-    else:
-        v.addcdiv_(v, v.new_full((), neuron.tau), value=-1).add_(x)
-
-
-def _reset(h: Tensor, spike: Tensor, neuron: spec.Neuron, out: Tensor) -> None:
-    if neuron.v_reset is None:
-        torch.sub(h, spike, alpha=neuron.v_threshold, out=out)
-    else:
-        torch.addcmul(h, h, spike, value=-1, out=out)
-
-
-def _grad_w(g: Sequence[Tensor], h: Sequence[Tensor], neuron: spec.Neuron, tau: float) -> Tensor:
-    """dL/dw = dL/d(1/tau) (1/tau) (1 - 1/tau) of g[t] = dL/dH[t]; each V[t-1] is found again from H[t-1].
-
-    dH[t]/d(1/tau) is X[t] - V[t-1] = tau (H[t] - V[t-1]) where the input decays, else -V[t-1].
-    """
-    total, v = h[0].new_zeros(()), torch.full_like(h[0], neuron.v_init - _rest(neuron))
-    for t, charged in enumerate(h):
-        if t:
-            spike = torch.ge(h[t - 1], _threshold(neuron), out=torch.empty_like(v))
-            _reset(h[t - 1], spike, neuron, out=v)
-        total += ((charged - v) if neuron.decay_input else v / -tau).mul_(g[t]).sum()
-    return total * (1 - 1 / tau)
-
-
-def _kept(h: Tensor, slope: Tensor, neuron: spec.Neuron) -> Tensor:
-    """dV[t]/dH[t]; where the reset is detached, without the way through the spike. `slope` is dS[t]/dH[t]."""
-    if neuron.v_reset is None:
-        return torch.ones_like(h) if neuron.detach_reset else 1 - neuron.v_threshold * slope
-    silent = torch.lt(h, _threshold(neuron), out=torch.empty_like(h))
-    return silent if neuron.detach_reset else silent.addcmul_(h, slope, value=-1)
-
-
-def surrogate_derivative(u: Tensor, neuron: spec.Neuron) -> Tensor:
-    """Return the surrogate's derivative at u = H - v_threshold, of any shape, in place; each is even and has area 1."""
-    a = neuron.alpha
-    if neuron.surrogate == "atan":
-        return torch.addcmul(u.new_full((), 2 / a), u, u, value=math.pi**2 * a / 2, out=u).reciprocal_()
-    if neuron.surrogate == "sigmoid":
-        u.mul_(a).sigmoid_()
-        return torch.addcmul(u, u, u, value=-1, out=u).mul_(a)
-    if neuron.surrogate == "triangle":
-        return u.abs_().mul_(-a * a).add_(a).clamp_min_(0)
-    return u.abs_().lt_(a / 2).div_(a)

@@ -9,7 +9,8 @@ from spikingjelly.activation_based import neuron as sj
 from spikingjelly.activation_based import surrogate
 
 from bkdsnn import spec
-from bkdsnn.models.neurons import Spiking
+from bkdsnn.models import neurons
+from bkdsnn.models.neurons import Spiking, implementation
 
 T, B = 5, 3
 IF_ATAN = spec.Neuron(kind="if", surrogate="atan", alpha=2.0)
@@ -43,6 +44,15 @@ def make(kind, name, v_reset, detach):
     return Spiking(ours, T).double(), nodes[ours.kind](**common).double()
 
 
+@pytest.fixture(params=["native", "loop"], autouse=True)
+def engine(request, monkeypatch):
+    """Neurons run by both of a CPU's implementations."""
+    if request.param == "loop":
+        monkeypatch.setattr(neurons, "_engine", lambda *_: None)
+    elif implementation(torch.device("cpu"), torch.float64, IF_ATAN) != "native":
+        pytest.skip("no C compiler")
+
+
 def currents(dtype=torch.float64, steps=T, device="cpu"):
     generator = torch.Generator().manual_seed(7)
     return (0.4 + torch.randn(steps * B, 4, 6, 6, generator=generator, dtype=dtype)).to(device)
@@ -54,6 +64,11 @@ def run(fire, x, *parameters):
     spikes = fire(x)
     weights = torch.linspace(-1, 1, spikes.numel(), dtype=spikes.dtype, device=x.device).view_as(spikes)
     return spikes, *torch.autograd.grad(spikes, (x, *parameters), weights)
+
+
+def bound(fire, arguments):
+    """`fire` as a function of the currents alone."""
+    return lambda x: fire(x, *arguments)
 
 
 @pytest.mark.parametrize(("kind", "name", "v_reset", "detach"), COMBINATIONS)

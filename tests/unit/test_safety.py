@@ -21,8 +21,12 @@ MODULES = {
         "provenance.py": "git, with fixed arguments",
         "launch.py": "this program again, with the arguments of its user",
         "budget/calibrate.py": "times the start of Python, with quoted names of our own",
+        "models/firing/native.py": "the C compiler, on our own source, with arguments from closed lists",
     },
-    "ctypes": {"devices.py": "a function of the C library"},
+    "ctypes": {
+        "devices.py": "a function of the C library",
+        "models/firing/native.py": "what it has compiled itself, in a folder that it has just made",
+    },
     **{name: {} for name in ("marshal", "shelve", "dill", "cloudpickle", "joblib", "runpy", "pty", "code")},
 }
 # Calls that execute or unpickle unless an argument forbids it, with the arguments that do.

@@ -3,18 +3,19 @@
 import importlib.util
 import subprocess
 import sys
+from functools import partial
 
 import pytest
 import torch
 import triton
 import triton.language as tl
-from test_neurons import COMBINATIONS, IF_ATAN, KINDS, SURROGATES, T, currents, make, run
+from test_neurons import COMBINATIONS, IF_ATAN, KINDS, SURROGATES, T, bound, currents, make, run
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
 from bkdsnn import spec
-from bkdsnn.models import fused, kernels, neurons
-from bkdsnn.models.neurons import Spiking
+from bkdsnn.models.firing import fused, gpu, kernels, loop
+from bkdsnn.models.neurons import Spiking, implementation
 
 COMPILED = {
     "if": IF_ATAN,
@@ -32,13 +33,13 @@ def interpreted(monkeypatch):
     found = importlib.util.spec_from_file_location("interpreted", kernels.__file__)
     module = importlib.util.module_from_spec(found)
     found.loader.exec_module(module)
-    monkeypatch.setattr(fused, "kernels", module)
+    monkeypatch.setattr(gpu, "kernels", module)
 
 
 def both(layer, x):
     """Spikes and gradients by the kernels, and by the plain loop."""
     arguments = (layer.w, layer.neuron, layer.timesteps, layer.static)
-    return run(lambda given: fused.fire(given, *arguments), x, *layer.parameters()), run(layer, x, *layer.parameters())
+    return [run(bound(fire, arguments), x, *layer.parameters()) for fire in (partial(fused.fire, gpu), loop.fire)]
 
 
 @pytest.mark.parametrize(("kind", "name", "v_reset", "detach"), COMBINATIONS)
@@ -78,7 +79,7 @@ def test_interpreted_kernels_keep_the_memory_layout(interpreted):
 
 
 def test_interpreted_kernels_take_what_is_not_dense_and_more_than_one_program(interpreted, monkeypatch):
-    monkeypatch.setattr(fused, "BLOCK", 64)
+    monkeypatch.setattr(gpu, "BLOCK", 64)
     (spikes, gradient), (expected, expected_gradient) = both(Spiking(IF_ATAN, T), currents().transpose(1, 3)[:, ::2])
     assert torch.equal(spikes, expected)
     torch.testing.assert_close(gradient, expected_gradient, rtol=1e-12, atol=1e-13)
@@ -88,21 +89,19 @@ def test_interpreted_kernels_take_what_is_not_dense_and_more_than_one_program(in
 @pytest.mark.parametrize("name", COMPILED)
 def test_kernels_compile_for_a_gpu(name, capability):
     """To machine code, by the compiler that a GPU's machine has; nothing runs."""
-    neuron = COMPILED[name]
-    slopes = {"DETACH": neuron.detach_reset, "SURROGATE": neuron.surrogate, "ALPHA": neuron.alpha}
-    for kernel, more in ((kernels.forward, {}), (kernels.backward, slopes)):
+    constants = gpu.constants(fused.Run(COMPILED[name], timesteps=4, static=False))
+    for kernel, more in ((kernels.forward, {}), (kernels.backward, gpu.slopes(COMPILED[name]))):
         for pointers in ("*bf16", "*fp32"):
-            code = compiled(kernel, neuron, pointers, capability, more)
+            code = compiled(kernel, {**constants, **more}, pointers, capability)
             assert len(code["cubin"]) > 1000
             assert "fma.rn.f32" not in code["ptx"]  # a fused charge would round otherwise than the loop's
 
 
-def compiled(kernel, neuron, pointers, capability, more):
-    """Compile as a launch with four time-steps would."""
-    how = fused._how(torch.empty(0))
-    constants = {**fused._constants(neuron), **more, "T": 4, "STATIC": False}
+def compiled(kernel, constants, pointers, capability):
+    """Compile as a launch would."""
+    how = gpu.how(torch.empty(0))
     constants |= {name: how[name] for name in ("MEMBRANE", "SIZE")}
-    learned = "*fp32" if neuron.kind == "plif" else None
+    learned = "*fp32" if constants["KIND"] == "plif" else None
     arguments = {"N": "i32", "learned": learned, "parts": learned}
     types = {name: arguments.get(name, pointers) for name in kernel.arg_names if name not in constants}
     constants |= {name: None for name, kind in types.items() if kind is None}
@@ -113,12 +112,8 @@ def compiled(kernel, neuron, pointers, capability, more):
 
 
 def test_membranes_are_as_wide_as_float64_currents():
-    assert fused._how(torch.empty(0, dtype=torch.float64))["MEMBRANE"] == tl.float64
-    assert fused._how(torch.empty(0, dtype=torch.bfloat16))["MEMBRANE"] == tl.float32
-
-
-def test_a_cpu_runs_the_loop():
-    assert Spiking(IF_ATAN, T).implementation(torch.device("cpu")) == "torch"
+    assert gpu.how(torch.empty(0, dtype=torch.float64))["MEMBRANE"] == tl.float64
+    assert gpu.how(torch.empty(0, dtype=torch.bfloat16))["MEMBRANE"] == tl.float32
 
 
 LACKS = {
@@ -132,16 +127,16 @@ LACKS = {
 def test_kernels_that_cannot_be_compiled_are_told_once(environment, first, reason):
     code = f"""
 import torch
-from bkdsnn.models.neurons import Spiking
-{first}
+from bkdsnn.models.neurons import implementation
 from bkdsnn.spec import Neuron
-layer = Spiking(Neuron(kind="if", surrogate="atan", alpha=2.0), 2)
-print(*(layer.implementation(torch.device("cuda")) for _ in range(3)))
+{first}
+for alpha in 1.0, 2.0:
+    print(implementation(torch.device("cuda"), torch.float32, Neuron(kind="if", surrogate="atan", alpha=alpha)))
 """
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
-    assert done.stdout.split() == ["torch"] * 3
+    assert done.stdout.split() == ["loop"] * 2
     (line,) = done.stderr.splitlines()
-    assert "no fused kernel on this machine" in line and reason in line
+    assert "neurons run as single operations on 'cuda', and training is slower: " in line and reason in line
 
 
 @pytest.mark.gpu
@@ -151,12 +146,12 @@ print(*(layer.implementation(torch.device("cuda")) for _ in range(3)))
 @pytest.mark.parametrize("kind", KINDS)
 def test_gpu_equals_cpu_and_runs_the_kernels(kind, name, dtype, monkeypatch):
     layer, _ = make(kind, name, 0.0, True)
-    assert layer.implementation(torch.device("cuda")) == "triton"
+    assert implementation(torch.device("cuda"), dtype, layer.neuron) == "gpu"
     for static, steps in ((False, T), (True, 1)):
         on_cpu, on_gpu = Spiking(layer.neuron, T, static), Spiking(layer.neuron, T, static).cuda()
         x = currents(torch.float32, steps).to(dtype)
         with monkeypatch.context() as patched:
-            patched.setattr(neurons._Fire, "apply", lambda *_: pytest.fail("the loop ran"))
+            patched.setattr(loop, "fire", lambda *_: pytest.fail("the loop ran"))
             spikes, *gradients = run(on_gpu, x.cuda(), *on_gpu.parameters())
         expected, *expected_gradients = run(on_cpu, x.float(), *on_cpu.parameters())
         assert spikes.dtype == dtype

@@ -1,8 +1,8 @@
-"""What Triton compiles of spiking neurons; `fused.py` says why, and starts it.
+"""What Triton compiles of spiking neurons; `gpu` starts it.
 
 Currents and spikes are T times N values, N those of one step: pointers go on by one step at a time, so that 2^31 values
-and more are no trouble. A program has SIZE neurons, and keeps what it knows of them in MEMBRANE's dtype. `rate` is
-1 / tau.
+and more are no trouble. A program has SIZE neurons, and keeps their potentials as MEMBRANE, in registers. `rate` is
+1 / tau. Potentials are measured from the reset potential.
 """
 
 # mypy: ignore-errors
@@ -49,7 +49,7 @@ def _left(h, THRESHOLD: tl.constexpr, DROP: tl.constexpr, SOFT: tl.constexpr):
 
 @triton.jit
 def _slope(u, SURROGATE: tl.constexpr, ALPHA: tl.constexpr):
-    """Return the surrogate's derivative at u = H - v_threshold, as `neurons.surrogate_derivative`."""
+    """Return the surrogate's derivative at u = H - v_threshold, as `loop.surrogate_derivative`."""
     if SURROGATE == "atan":
         slope = 1 / (2 / ALPHA + u * u * (4.934802200544679 * ALPHA))  # pi^2 / 2
     elif SURROGATE == "sigmoid":

@@ -1,0 +1,130 @@
+"""Spiking neurons on a CPU: compiles `native.c` for each kind of neuron, a tenth of a second each, and calls it."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bkdsnn import spec
+from bkdsnn.models.firing.fused import Run, potentials
+
+TYPES = {torch.float32: "float", torch.float64: "double"}
+BLOCK = 1024  # neurons, as in native.c
+SHARE = 2**16  # values that are worth a thread of their own
+SOURCE = Path(__file__).with_suffix(".c")
+SURROGATES = ("atan", "sigmoid", "triangle", "rectangle")  # numbered as in native.c
+# No -ffast-math, and nothing fused: spikes are to be those of every other implementation.
+FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+
+
+class Layer(ctypes.Structure):
+    """The numbers of a call, as native.c declares them."""
+
+    _fields_ = [
+        *((name, ctypes.c_double) for name in ("tau", "rate", "threshold", "start", "drop", "alpha")),
+        *((name, ctypes.c_int64) for name in ("steps", "is_static", "n")),
+    ]
+
+
+class Library:
+    """The two functions for one kind of neuron. Raises `OSError` where they cannot be compiled or loaded."""
+
+    def __init__(self, definitions: tuple[str, ...]) -> None:
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder, "neurons.so")
+            command = [compiler(), *FLAGS, *definitions, str(SOURCE), "-o", str(path), "-lm"]
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode:
+                raise OSError(f"{command[0]} ended with {done.returncode}: {done.stderr.strip().splitlines()[0]}")
+            library = ctypes.CDLL(str(path))
+        self.forward, self.backward = library.forward, library.backward
+        self.forward.argtypes, self.backward.argtypes = arguments(tensors=2), arguments(tensors=4)
+        self.backward.restype = ctypes.c_double
+
+
+def arguments(tensors: int) -> list[Any]:
+    """Return the types of a function's arguments: the layer, addresses of values, the first neuron and the last."""
+    return [ctypes.POINTER(Layer), *[ctypes.c_void_p] * tensors, ctypes.c_int64, ctypes.c_int64]
+
+
+@functools.cache
+def compiler() -> str:
+    """Return the C compiler: $CC, gcc, clang or cc. Raises `OSError` if there is none."""
+    found = os.environ.get("CC") or next(filter(None, map(shutil.which, ("gcc", "clang", "cc"))), None)
+    if found is None:
+        raise FileNotFoundError("no C compiler: neither gcc, clang nor cc is installed, nor is one named in $CC")
+    return found
+
+
+@functools.cache
+def library(neuron: spec.Neuron, dtype: torch.dtype) -> Library:
+    """Return the functions for such neurons; numbers are no part of them."""
+    flags = {"DECAY": neuron.decay_input, "SOFT": neuron.v_reset is None, "DETACH": neuron.detach_reset}
+    numbers = {**flags, "SURROGATE": SURROGATES.index(neuron.surrogate)}
+    defined = (f"-D{neuron.kind.upper()}", f"-DREAL={TYPES[dtype]}")
+    return _compiled((*defined, *(f"-D{name}={int(value)}" for name, value in numbers.items())))
+
+
+_compiled = functools.cache(Library)
+
+
+def missing(neuron: spec.Neuron, dtype: torch.dtype) -> str | None:
+    """Say what this machine lacks to compile such neurons; None if nothing."""
+    try:
+        library(neuron, dtype)
+    except OSError as error:
+        return str(error)
+    return None
+
+
+def forward(x: Tensor, rate: Tensor | None, spikes: Tensor, run: Run) -> None:
+    """Call the function, see `fused.Engine`."""
+    layer, call = _layer(rate, spikes, run), library(run.neuron, x.dtype).forward
+    _spread(lambda first, last: call(layer, x.data_ptr(), spikes.data_ptr(), first, last), layer.n)
+
+
+def backward(x: Tensor, rate: Tensor | None, grad_spikes: Tensor, grad_x: Tensor, run: Run) -> Tensor | None:
+    """Call the function, see `fused.Engine`."""
+    layer, call = _layer(rate, grad_spikes, run), library(run.neuron, x.dtype).backward
+
+    def part(first: int, last: int) -> float:
+        charges = x.new_empty(run.timesteps, BLOCK)
+        addresses = (tensor.data_ptr() for tensor in (x, grad_spikes, grad_x, charges))
+        return float(call(layer, *addresses, first, last))
+
+    total = sum(_spread(part, layer.n))
+    return None if rate is None else rate.new_tensor(total)
+
+
+def _layer(rate: Tensor | None, spikes: Tensor, run: Run) -> Layer:
+    neuron = run.neuron
+    levels = {name.lower(): value for name, value in potentials(neuron).items()}
+    numbers: dict[str, Any] = {"steps": run.timesteps, "is_static": run.static, "n": spikes.numel() // run.timesteps}
+    share = 1 / neuron.tau if rate is None else float(rate)
+    return Layer(tau=neuron.tau, rate=share, alpha=neuron.alpha, **levels, **numbers)
+
+
+def _spread(call: Callable[[int, int], Any], count: int) -> list[Any]:
+    """Call for all neurons, a part of them in each of torch's threads if that is worth it."""
+    threads = max(1, min(torch.get_num_threads(), count // SHARE))
+    step = -(-count // (threads * BLOCK)) * BLOCK
+    parts = [(first, min(first + step, count)) for first in range(0, count, step)]
+    if len(parts) == 1:
+        return [call(*parts[0])]
+    return list(_pool(threads).map(lambda part: call(*part), parts))
+
+
+@functools.cache
+def _pool(threads: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(threads, thread_name_prefix="neurons")
