@@ -18,6 +18,7 @@ from bkdsnn.data import open_data
 from bkdsnn.data.loader import Loader
 from bkdsnn.distributed import ALONE, Group
 from bkdsnn.evaluate import Evaluation, evaluate
+from bkdsnn.models.neurons import implementations
 from bkdsnn.progress import log
 from bkdsnn.provenance import provenance
 from bkdsnn.runs import RunFolder
@@ -116,13 +117,13 @@ def write_artefacts(
 ) -> None:
     """Write everything that a run leaves; `metrics.json` last, for it alone marks success."""
     spec, path = folder.spec, folder.path
-    seconds = sum(record["seconds"] for record in history)
     folder.write_history(history)
     files.write_json(path / "spec.json", json.loads(spec.canonical()))
     checkpoint.write_tensors(path / "weights.safetensors", network.state_dict(), {"spec": spec.digest})
     with files.replacing(path / "predictions.npz") as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, predicted=evaluation.predicted.astype(np.int16), correct=evaluation.correct)
-    files.write_json(path / "provenance.json", provenance(folder.attempts(), device, loader.digest, seconds))
+    about = provenance(folder.attempts(), device, implementations(network), loader.digest, history)
+    files.write_json(path / "provenance.json", about)
     measured = metrics(spec, network, evaluation, history, loader)
     files.write_json(path / "metrics.json", measured | {"files": artefacts.seal(path)})
 

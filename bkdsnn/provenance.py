@@ -14,8 +14,13 @@ from bkdsnn.ledger import Attempt
 PACKAGES = ("torch", "spikingjelly", "numpy", "safetensors")
 
 
-def provenance(attempts: list[Attempt], device: str, data_digest: str, seconds: float) -> dict[str, Any]:
-    """Return code version, environment, device, data digest, attempts and training time in seconds."""
+def provenance(
+    attempts: list[Attempt], device: str, neurons: list[str], data_digest: str, history: list[dict[str, Any]]
+) -> dict[str, Any]:
+    """Return code version, environment, device, data digest, attempts, training time in seconds and peak memory in MiB.
+
+    `neurons` names what ran them (`models.neurons.implementations`): gradients of each round in their own way.
+    """
     return {
         "bkdsnn": bkdsnn.__version__,
         "commit": commit(),
@@ -23,9 +28,11 @@ def provenance(attempts: list[Attempt], device: str, data_digest: str, seconds: 
         "platform": platform.platform(),
         "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
         "device": device,
+        "neurons": neurons,
         "data_digest": data_digest,
         "attempts": [one.model_dump(include={"started", "host", "device", "origin"}) for one in attempts],
-        "seconds": seconds,
+        "seconds": sum(record["seconds"] for record in history),
+        "peak_memory_mb": max((record["peak_memory_mb"] for record in history), default=None),
     }
 
 

@@ -55,6 +55,13 @@ def implementation(device: torch.device, dtype: torch.dtype, neuron: spec.Neuron
     return "loop" if engine is None else engine.__name__.rpartition(".")[2]
 
 
+def implementations(network: nn.Module) -> list[str]:
+    """Name what runs the neurons of a network where it lies; nothing for an ANN."""
+    found = {part.neuron for part in network.modules() if isinstance(part, Spiking)}
+    where = next(network.parameters())
+    return sorted({implementation(where.device, where.dtype, neuron) for neuron in found})
+
+
 @functools.cache
 def _engine(device: str, dtype: torch.dtype, neuron: spec.Neuron) -> fused.Engine | None:
     """Return what runs all steps of such neurons at once; None if there is nothing, and a warning of each reason."""
