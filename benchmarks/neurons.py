@@ -1,21 +1,29 @@
-"""One layer of our neurons against spikingjelly's, forward and backward, on one CPU thread.
+"""One layer of our neurons against spikingjelly's, forward and backward; on a CPU one thread.
 
-python benchmarks/neurons.py
+    python benchmarks/neurons.py
+    python benchmarks/neurons.py --device cuda
+
+On a CPU in float32; `loop` is ours by torch's operations, where there is no C compiler. On a GPU in bf16 with a float32
+membrane, spikingjelly's neurons prepared so that its fused kernels run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import partial
 
 import harness
 import torch
 from reference import nodes
+from spikingjelly.activation_based.precision import prepare_model_for_precision
 from torch import Tensor
 
 from bkdsnn import devices, spec
-from bkdsnn.models.neurons import Spiking
+from bkdsnn.models.firing import loop
+from bkdsnn.models.neurons import Spiking, implementation
 
 T, B = 4, 50
+DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
 NEURONS = {
     "IF, atan, detached": spec.Neuron(kind="if", surrogate="atan", alpha=2.0),
     "IF, sigmoid, detached": spec.Neuron(kind="if", surrogate="sigmoid", alpha=4.0),
@@ -25,36 +33,48 @@ NEURONS = {
     "PLIF, atan, detached": spec.Neuron(kind="plif", surrogate="atan", alpha=2.0),
 }
 SHAPES = [(8, 12, 12), (8, 24, 24), (64, 28, 28)]
+Fire = Callable[[Tensor], Tensor]
 
 
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print and write."""
-    options = harness.parser(__doc__, rounds=25).parse_args(arguments)
+    parser = harness.parser(__doc__, rounds=25)
+    parser.add_argument("--device", default="cpu", choices=DTYPES, help="cpu or cuda (default: cpu)")
+    options = parser.parse_args(arguments)
     machine = harness.machine()
-    devices.choose("cpu", 1)
+    device = devices.choose(options.device, 1)
     torch.manual_seed(0)
-    rows = [row(name, shape, options.rounds) for name in NEURONS for shape in SHAPES]
+    rows = [row(name, shape, options.rounds, device) for name in NEURONS for shape in SHAPES]
     harness.show(rows)
-    harness.finish("neurons", "cpu", options.out, rows, machine=machine, timesteps=T, batch=B)
+    ran = sorted({implementation(device, DTYPES[device.type], neuron) for neuron in NEURONS.values()})
+    hardware = devices.describe(device)
+    harness.finish(
+        "neurons", device.type, options.out, rows, machine=machine, hardware=hardware, ran=ran, timesteps=T, batch=B
+    )
 
 
-def row(name: str, shape: tuple[int, ...], rounds: int) -> dict[str, object]:
-    """Measure one neuron at one shape (C, H, W): median milliseconds of both sides, and spikingjelly's over ours."""
-    currents = torch.randn(T * B, *shape, requires_grad=True)
-    sides: dict[str, Callable[[Tensor], Tensor]] = {
-        "ours": Spiking(NEURONS[name], T),
-        "spikingjelly": theirs(NEURONS[name]),
+def row(name: str, shape: tuple[int, ...], rounds: int, device: torch.device) -> dict[str, object]:
+    """Measure one neuron at one shape (C, H, W): median milliseconds of all sides, and each other's over ours."""
+    currents = torch.randn(T * B, *shape, device=device, dtype=DTYPES[device.type]).requires_grad_()
+    ours = Spiking(NEURONS[name], T).to(device)
+    sides: dict[str, Fire] = {
+        "ours": ours,
+        "loop": partial(loop.fire, w=ours.w, neuron=ours.neuron, timesteps=T, static=False),
+        "spikingjelly": theirs(NEURONS[name], device),
     }
-    assert torch.equal(*(fire(currents) for fire in sides.values()))
+    expected = ours(currents)
+    assert all(torch.equal(fire(currents), expected) for fire in sides.values())
     seconds = harness.in_turn({side: step(fire, currents) for side, fire in sides.items()}, rounds)
     milliseconds = {f"{side} ms": 1000 * harness.spread(found)["median"] for side, found in seconds.items()}
-    ratio = harness.ratio(seconds["spikingjelly"], seconds["ours"])
-    return {"neuron": name, "C H W": " ".join(map(str, shape)), **milliseconds, "ratio": ratio}
+    ratios = {f"{side} / ours": harness.ratio(seconds[side], seconds["ours"]) for side in ("loop", "spikingjelly")}
+    return {"neuron": name, "C H W": " ".join(map(str, shape)), **milliseconds, **ratios}
 
 
-def theirs(configuration: spec.Neuron) -> Callable[[Tensor], Tensor]:
+def theirs(configuration: spec.Neuron, device: torch.device) -> Fire:
     """Return spikingjelly's layer of neurons, from (T*B, ...) to (T*B, ...)."""
-    node = nodes.node(configuration)
+    node = nodes.node(configuration).to(device)
+    if device.type == "cuda":
+        node = prepare_model_for_precision(node, device, {"mode": "bf16", "neuron_storage": "fp32"}).model
 
     def fire(currents: Tensor) -> Tensor:
         node.reset()
@@ -63,11 +83,17 @@ def theirs(configuration: spec.Neuron) -> Callable[[Tensor], Tensor]:
     return fire
 
 
-def step(fire: Callable[[Tensor], Tensor], currents: Tensor) -> Callable[[], float]:
+def step(fire: Fire, currents: Tensor) -> Callable[[], float]:
     """Return a function that times forward and backward; the first pass, which allocates, is not timed."""
     weights = torch.randn_like(currents)
-    fire(currents).backward(weights)
-    return harness.clocked(lambda: fire(currents).backward(weights))
+
+    def run() -> None:
+        fire(currents).backward(weights)
+        if currents.is_cuda:
+            torch.cuda.synchronize(currents.device)
+
+    run()
+    return harness.clocked(run)
 
 
 if __name__ == "__main__":

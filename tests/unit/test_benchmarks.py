@@ -66,7 +66,7 @@ def test_live_tensors_are_counted_once_and_until_they_are_gone():
 
 def test_neurons_compares_equal_spikes(measured):
     rows = measured("neurons")["rows"]
-    assert len(rows) == 12 and all(row["ratio"] > 0 for row in rows)
+    assert len(rows) == 12 and all(row["spikingjelly / ours"] > 0 and row["loop / ours"] > 0 for row in rows)
 
 
 def test_attention_compares_equal_products_and_says_which_order_is_ours(measured):
@@ -93,3 +93,9 @@ def test_help_explains_every_benchmark(measured, capsys, name):
     with pytest.raises(SystemExit, match="0"):
         measured(name, "--help")
     assert f"python benchmarks/{name}.py" in capsys.readouterr().out
+
+
+def test_decoding_reads_with_and_without_workers(measured):
+    result = measured("decoding")
+    assert {row["workers"] for row in result["rows"]} >= {0, 1} and all(row["cores"] > 0 for row in result["rows"])
+    assert result["files"] == "made" and 80 < result["mean_kb"] < 120
