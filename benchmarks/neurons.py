@@ -88,6 +88,7 @@ def step(fire: Fire, currents: Tensor) -> Callable[[], float]:
     weights = torch.randn_like(currents)
 
     def run() -> None:
+        currents.grad = None  # no sum with that of the last step
         fire(currents).backward(weights)
         if currents.is_cuda:
             torch.cuda.synchronize(currents.device)

@@ -88,7 +88,7 @@ def test_the_exponent_of_a_law_is_found():
     assert scaling.exponent({value: 3 * value**1.5 for value in (1, 2, 4)}) == pytest.approx(1.5)
 
 
-@pytest.mark.parametrize("name", ["attention", "dag", "neurons", "scaling", "startup", "throughput"])
+@pytest.mark.parametrize("name", ["attention", "dag", "decoding", "neurons", "scaling", "startup", "throughput"])
 def test_help_explains_every_benchmark(measured, capsys, name):
     with pytest.raises(SystemExit, match="0"):
         measured(name, "--help")

@@ -72,7 +72,7 @@ def test_dtypes_that_c_does_not_have_run_the_loop():
 
 
 NO_COMPILER = ({"PATH": "/nowhere"}, "no C compiler: neither gcc, clang nor cc is installed, nor is one named in $CC")
-BROKEN = ({"CC": sys.executable}, f"{sys.executable} ended with ")
+BROKEN = ({"CC": f"{sys.executable} -c 'raise SystemExit(3)'"}, f"{sys.executable} ended with 3: no message")
 
 
 @pytest.mark.parametrize(("environment", "reason"), [NO_COMPILER, BROKEN], ids=["none", "broken"])

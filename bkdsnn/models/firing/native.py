@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -43,10 +44,11 @@ class Library:
     def __init__(self, definitions: tuple[str, ...]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder, "neurons.so")
-            command = [compiler(), *FLAGS, *definitions, str(SOURCE), "-o", str(path), "-lm"]
+            command = [*compiler(), *FLAGS, *definitions, str(SOURCE), "-o", str(path), "-lm"]
             done = subprocess.run(command, capture_output=True, text=True)
             if done.returncode:
-                raise OSError(f"{command[0]} ended with {done.returncode}: {done.stderr.strip().splitlines()[0]}")
+                said = next(iter(done.stderr.splitlines()), "no message")
+                raise OSError(f"{command[0]} ended with {done.returncode}: {said}")
             library = ctypes.CDLL(str(path))
         self.forward, self.backward = library.forward, library.backward
         self.forward.argtypes, self.backward.argtypes = arguments(tensors=2), arguments(tensors=4)
@@ -59,10 +61,10 @@ def arguments(tensors: int) -> list[Any]:
 
 
 @functools.cache
-def compiler() -> str:
-    """Return the C compiler: $CC, gcc, clang or cc. Raises `OSError` if there is none."""
-    found = os.environ.get("CC") or next(filter(None, map(shutil.which, ("gcc", "clang", "cc"))), None)
-    if found is None:
+def compiler() -> list[str]:
+    """Return the C compiler, $CC with its arguments, gcc, clang or cc. Raises `OSError` if there is none."""
+    found = shlex.split(os.environ.get("CC", "")) or list(filter(None, map(shutil.which, ("gcc", "clang", "cc"))))[:1]
+    if not found:
         raise FileNotFoundError("no C compiler: neither gcc, clang nor cc is installed, nor is one named in $CC")
     return found
 
