@@ -3,6 +3,7 @@
 import subprocess
 import sys
 from functools import partial
+from typing import get_args
 
 import pytest
 import torch
@@ -51,6 +52,10 @@ def test_surrogates_are_right_far_from_the_threshold(name):
     fused.fire(native, u + 1, None, neuron, 1, False).sum().backward()
     expected = loop.surrogate_derivative(((u.detach() + 1) - 1).double(), neuron).float()
     torch.testing.assert_close(u.grad, expected, rtol=3e-6, atol=1e-14)
+
+
+def test_every_surrogate_of_a_spec_is_in_c():
+    assert native.SURROGATES == get_args(spec.Neuron.model_fields["surrogate"].annotation)
 
 
 @pytest.mark.parametrize("kind", KINDS)

@@ -58,6 +58,7 @@ def _slope(u, SURROGATE: tl.constexpr, ALPHA: tl.constexpr):
     elif SURROGATE == "triangle":
         slope = tl.maximum(ALPHA - ALPHA * ALPHA * tl.abs(u), 0.0)
     else:
+        tl.static_assert(SURROGATE == "rectangle", "no such surrogate")
         slope = tl.where(tl.abs(u) < ALPHA / 2, 1 / ALPHA, 0.0)
     return slope.to(u.dtype)
 
