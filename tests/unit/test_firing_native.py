@@ -55,7 +55,7 @@ def test_surrogates_are_right_far_from_the_threshold(name):
 
 
 def test_every_surrogate_of_a_spec_is_in_c():
-    assert native.SURROGATES == get_args(spec.Neuron.model_fields["surrogate"].annotation)
+    assert get_args(spec.Neuron.model_fields["surrogate"].annotation) == native.SURROGATES
 
 
 @pytest.mark.parametrize("kind", KINDS)
