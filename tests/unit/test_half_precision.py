@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from trained_example import cifar10_test, trained_resnet20
 
 from bkdsnn import models, paper, streams, train
 from bkdsnn.distill.features import time_mean
@@ -87,12 +88,25 @@ def test_a_teacher_in_half_precision_stays_near_its_outputs(table, column, devic
     torch.manual_seed(0)
     teacher = models.build(spec.network, spec.dataset).eval().to(device)
     images = samples(teacher, spec.dataset.image_size, device)
+    assert_near(teacher, images, dtype)
+
+
+def assert_near(teacher, images, dtype):
+    """Outputs of a teacher under autocast are within the bound; returns both logits (B, K)."""
     exact = outputs_of(teacher, images)
-    with torch.autocast(device, dtype):
+    with torch.autocast(images.device.type, dtype):
         found = outputs_of(teacher, images)
     for half, full in zip(found, exact, strict=True):
         assert half.dtype == torch.float32
         assert 0 < torch.linalg.vector_norm(half - full) < BOUNDS[dtype] * torch.linalg.vector_norm(full)
+    return found[1], exact[1]
+
+
+@pytest.mark.parametrize("dtype", BOUNDS)
+def test_a_trained_teacher_in_half_precision_sees_what_it_sees_in_float32(dtype, samples):
+    images, _ = cifar10_test(samples)
+    half, full = assert_near(trained_resnet20(samples), images, dtype)
+    assert (half.argmax(1) == full.argmax(1)).float().mean() > 0.99
 
 
 def test_a_teachers_outputs_are_constants_that_losses_can_take():

@@ -1,16 +1,14 @@
 """The residual networks: geometry, agreement with reference implementations, behaviour in time."""
 
-import io
-import pickle
 import subprocess
 import sys
-import tarfile
 from pathlib import Path
 
 import pytest
 import torch
 import yaml
 from torch.nn.functional import cross_entropy
+from trained_example import cifar10_test, trained_resnet20
 
 from bkdsnn import spec
 from bkdsnn.errors import UserError
@@ -196,20 +194,11 @@ def test_equals_torchvision(depth):
 
 
 def test_published_weights_classify_real_images(samples):
-    """ResNet-20 of akamaster/pytorch_resnet_cifar10 (91.78 % on the whole test set) on 1,017 original images."""
-    weights = torch.load(samples("weights/resnet20-12fca82f.th"), weights_only=True, map_location="cpu")["state_dict"]
-    renamed = {name.removeprefix("module.").replace("linear.", "fc."): value for name, value in weights.items()}
-    net = build(network("ann", "resnet20", shortcut="pad"), dataset()).eval()
-    net.load_state_dict(renamed)
-    with tarfile.open(samples("cifar10/cifar-10-python-lossless-subset.tar.gz")) as archive:
-        member = archive.extractfile("cifar-10-batches-py/test_batch")
-        batch = pickle.load(io.BytesIO(member.read()), encoding="latin1")  # noqa: S301 - CIFAR-10 comes as pickles
-    mean, std = (torch.tensor(value).view(3, 1, 1) for value in ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)))
-    pixels = torch.from_numpy(batch["data"]).view(-1, 3, 32, 32) / 255
+    net, (images, labels) = trained_resnet20(samples), cifar10_test(samples)
     with torch.no_grad():
-        predicted = net((pixels - mean) / std).logits[0].argmax(1)
+        predicted = net(images).logits[0].argmax(1)
     assert len(predicted) == 1017
-    assert (predicted == torch.tensor(batch["labels"])).float().mean() > 0.9
+    assert (predicted == labels).float().mean() > 0.9
 
 
 @pytest.mark.parametrize("stride", [1, 2])
