@@ -22,6 +22,26 @@ def seal(folder: Path) -> dict[str, str]:
     return {name: files.sha256(folder / name) for name in SEALED}
 
 
+def descent(parents: Iterable[Path]) -> dict[str, str]:
+    """Return the SHA-256 of the weights that a run is built on, by the run that left them in its folder."""
+    return {folder.name: files.sha256(folder / "weights.safetensors") for folder in parents}
+
+
+def expect_parents(results: Path, parents: Mapping[str, str], folder: Path) -> None:
+    """Raise `UserError` if `results` has other weights of a parent than those that the run in `folder` was built on.
+
+    Runs of older versions do not say what they were built on, or have no checksums: then there is nothing to compare.
+    """
+    for name, built_on in parents.items():
+        path = results / "runs" / name / "metrics.json"
+        seals = _json(path).get("files", {}) if path.is_file() else {}
+        if (found := seals.get("weights.safetensors", built_on)) != built_on:
+            raise UserError(
+                f"{folder / 'metrics.json'}: the run was built on weights of {name} with SHA-256 {built_on[:10]}, but "
+                f"those in {path.parent} have {found[:10]}: import both from one place, or {AGAIN}"
+            )
+
+
 def expect_sealed(folder: Path, seals: Mapping[str, str], names: Iterable[str]) -> None:
     """Raise `UserError` for the first file of these names that is not the one that was sealed.
 

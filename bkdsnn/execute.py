@@ -125,7 +125,8 @@ def write_artefacts(
     about = provenance(folder.attempts(), device, implementations(network), loader.digest, history)
     files.write_json(path / "provenance.json", about)
     measured = metrics(spec, network, evaluation, history, loader)
-    files.write_json(path / "metrics.json", measured | {"files": artefacts.seal(path)})
+    built_on = artefacts.descent(folder.of(parent).path for parent in spec.parents())
+    files.write_json(path / "metrics.json", measured | {"files": artefacts.seal(path), "parents": built_on})
 
 
 def metrics(

@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field, ValidationError
 
 from bkdsnn import checkpoint, files, models, paper
 from bkdsnn.archives import half_of_the_disk, unpack
-from bkdsnn.artefacts import ARTEFACTS, SEALED, data_records, expect_data, expect_sealed
+from bkdsnn.artefacts import ARTEFACTS, SEALED, data_records, expect_data, expect_parents, expect_sealed
 from bkdsnn.errors import Interrupted, UserError, explain
 from bkdsnn.progress import log
 from bkdsnn.runs import RunFolder
@@ -142,6 +142,7 @@ def verify(spec: RunSpec, folder: Path, results: Path) -> None:
     run = read_run(spec, folder)
     expect_sealed(folder, run.metrics.files, SEALED)
     expect_data(results, spec, run.metrics.dataset.digest, folder)
+    expect_parents(results, run.metrics.parents, folder)
     run.predicted()
     _verify_history(run)
     _verify_provenance(run)

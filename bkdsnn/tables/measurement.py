@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bkdsnn.analysis.energy import Constants
-from bkdsnn.artefacts import AGAIN, expect_data
+from bkdsnn.artefacts import AGAIN, expect_data, expect_parents
 from bkdsnn.declarations import Column, MetricName, Row, Scale
 from bkdsnn.errors import UserError
 from bkdsnn.paper import Cell, Plan, command
@@ -57,10 +57,11 @@ def measure(plan: Plan, results: Path, constants: Constants = Constants()) -> Ta
 
 
 def _checked(run: RunSpec, results: Path) -> Finished | None:
-    """A finished run that saw the data that are prepared here."""
+    """A finished run that saw the data that are prepared here, and is built on the weights that are here."""
     found = finished(run, results)
     if found:
         expect_data(results, run, found.metrics.dataset.digest, found.folder)
+        expect_parents(results, found.metrics.parents, found.folder)
     return found
 
 

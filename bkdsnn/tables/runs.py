@@ -36,7 +36,10 @@ class Data(BaseModel):
 
 
 class Metrics(BaseModel):
-    """Contents of `metrics.json`; `files` has the SHA-256 of others, but not in runs of older versions."""
+    """Contents of `metrics.json`; runs of older versions have neither `files` nor `parents`.
+
+    `files` has the SHA-256 of others, `parents` that of the weights of each run that this one is built on.
+    """
 
     run: str
     spec: str
@@ -46,6 +49,7 @@ class Metrics(BaseModel):
     test_images: int = Field(gt=0)
     dataset: Data
     files: dict[str, str] = {}
+    parents: dict[str, str] = {}
 
 
 @dataclass(frozen=True)

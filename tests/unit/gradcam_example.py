@@ -74,6 +74,9 @@ def finish(plan, results, change=lambda name, network: None):
         network = lively(spec, seed)
         change(spec.name, network)
         folder = RunFolder(results / "runs", spec)
+        for parent in map(folder.of, spec.parents()):
+            parent.path.mkdir(parents=True, exist_ok=True)
+            (parent.path / "weights.safetensors").touch()  # a checksum is all that is asked of them
         folder.begin("a CPU", None, lambda: 1.0)
         loader = open_loader(spec, results, CPU)
         write_artefacts(folder, network, evaluate(network, loader), [], loader, "a CPU")

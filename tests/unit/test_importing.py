@@ -21,6 +21,7 @@ from bkdsnn.errors import UserError
 from bkdsnn.importing import import_runs
 from bkdsnn.runs import RunFolder
 from bkdsnn.slices import Slice
+from bkdsnn.tables.measurement import measure
 
 PLAN = paper.plan("table2a", "smoke")
 STUDENT = PLAN.cell("bkdsnn", "resnet20-cifar10").runs[0]
@@ -171,6 +172,33 @@ def test_a_run_is_refused_with_its_teacher(source, here, told):
     (source / TEACHER.name / "weights.safetensors").write_bytes(b"damaged")
     assert "neither here nor imported" in refusal(source, here, told)
     assert not (here / "runs" / TEACHER.name).exists()
+
+
+def test_a_student_of_another_teacher_is_refused(source, here, told):
+    """The same run on another machine: its weights may differ by rounding."""
+    path = source / TEACHER.name / "weights.safetensors"
+    weights = {name: tensor + 0.5 if name == "fc.bias" else tensor for name, tensor in load_file(path).items()}
+    checkpoint.write_tensors(path, weights, {"spec": TEACHER.digest})
+    resealed(source / TEACHER.name)
+    message = refusal(source, here, told)
+    assert f"was built on weights of {TEACHER.name} with SHA-256 " in message
+    assert (here / "runs" / TEACHER.name).is_dir()
+
+
+def test_a_table_refuses_a_student_of_another_teacher(source, here):
+    bring(source, here)
+    path = here / "runs" / STUDENT.name / "metrics.json"
+    edit(path, parents={TEACHER.name: "0" * 64})
+    with pytest.raises(UserError, match=f"built on weights of {TEACHER.name} with SHA-256 0000000000, but those in"):
+        measure(PLAN, here)
+
+
+def test_a_run_of_an_older_version_does_not_say_what_it_is_built_on(source, here):
+    content = json.loads((source / STUDENT.name / "metrics.json").read_text())
+    assert content.pop("parents").keys() == {TEACHER.name}
+    (source / STUDENT.name / "metrics.json").write_text(json.dumps(content))
+    bring(source, here)
+    assert {path.name for path in (here / "runs").iterdir()} == NAMES
 
 
 def test_runs_of_another_scale_are_refused(source, here, told):
