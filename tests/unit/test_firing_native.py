@@ -1,5 +1,6 @@
 """Neurons in C: the same spikes as by torch's operations, whatever the sizes and threads; what lacks is told."""
 
+import resource
 import subprocess
 import sys
 from functools import partial
@@ -93,3 +94,40 @@ for surrogate in "atan", "sigmoid":
     assert done.stdout.splitlines() == ["[[1.0], [1.0], [1.0], [1.0]]"] * 2
     (line,) = done.stderr.splitlines()
     assert f"neurons run as single operations on 'cpu', and training is slower: {reason}" in line
+
+
+@pytest.mark.parametrize("times", [1, native.TRIES - 1])
+def test_a_compiler_that_is_killed_is_started_again(times, tmp_path, monkeypatch):
+    """As by the signal that ends a job's slice: neurons must not run otherwise in that slice than in the next."""
+    script = f"""
+from pathlib import Path
+import os, signal, sys
+count = Path({str(tmp_path / "count")!r})
+count.write_text(count.read_text() + "x" if count.exists() else "x")
+if len(count.read_text()) <= {times}:
+    os.kill(os.getpid(), signal.SIGTERM)
+os.execvp("gcc", ["gcc", *sys.argv[1:]])
+"""
+    (tmp_path / "compiler.py").write_text(script)
+    monkeypatch.setattr(native, "compiler", lambda: [sys.executable, str(tmp_path / "compiler.py")])
+    native.Library(("-DIF", "-DREAL=float", "-DDECAY=1", "-DSOFT=0", "-DDETACH=1", "-DSURROGATE=0"))
+    assert len((tmp_path / "count").read_text()) == times + 1
+
+
+def test_no_room_to_compile_is_an_error():
+    def limit():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+
+    code = """
+import torch
+from bkdsnn.errors import UserError
+from bkdsnn.models.firing import native
+from bkdsnn.spec import Neuron
+try:
+    native.missing(Neuron(kind="if", surrogate="atan", alpha=2.0), torch.float32)
+except UserError as error:
+    print(error)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, preexec_fn=limit)
+    assert done.stdout.startswith("cannot write /") and "File too large" in done.stdout
+    assert done.stdout.endswith("free space or fix the permissions, then rerun\n")

@@ -18,15 +18,19 @@ import torch
 from torch import Tensor
 
 from bkdsnn import spec
+from bkdsnn.errors import UserError
 from bkdsnn.models.firing.fused import Run, potentials
 
 TYPES = {torch.float32: "float", torch.float64: "double"}
 BLOCK = 1024  # neurons, as in native.c
+ROOM = 2**17  # bytes that compiling takes at most
 SHARE = 2**16  # values that are worth a thread of their own
 SOURCE = Path(__file__).with_suffix(".c")
 SURROGATES = ("atan", "sigmoid", "triangle", "rectangle")  # numbered as in native.c
 # No -ffast-math, and nothing fused: spikes are to be those of every other implementation.
-FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math", "-shared", "-fPIC")
+FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
+FORM = ("-shared", "-fPIC", "-s", "-pipe")
+TRIES = 3  # a signal to all processes of a job may end a compiler; what the run then does must not depend on it
 
 
 class Layer(ctypes.Structure):
@@ -39,20 +43,36 @@ class Layer(ctypes.Structure):
 
 
 class Library:
-    """The two functions for one kind of neuron. Raises `OSError` where they cannot be compiled or loaded."""
+    """The two functions for one kind of neuron. Raises `OSError` where they cannot be compiled or loaded.
+
+    Raises `UserError` where there is no room for them: torch's operations in their place would be other rounding, and
+    the next attempt at the same run would have room again.
+    """
 
     def __init__(self, definitions: tuple[str, ...]) -> None:
         with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder, "neurons.so")
-            command = [*compiler(), *FLAGS, *definitions, str(SOURCE), "-o", str(path), "-lm"]
-            done = subprocess.run(command, capture_output=True, text=True)
-            if done.returncode:
-                said = next(iter(done.stderr.splitlines()), "no message")
-                raise OSError(f"{command[0]} ended with {done.returncode}: {said}")
-            library = ctypes.CDLL(str(path))
+            library = ctypes.CDLL(str(_built(Path(folder, "neurons.so"), definitions)))
         self.forward, self.backward = library.forward, library.backward
         self.forward.argtypes, self.backward.argtypes = arguments(tensors=2), arguments(tensors=4)
         self.backward.restype = ctypes.c_double
+
+
+def _built(path: Path, definitions: tuple[str, ...]) -> Path:
+    command = [*compiler(), *FLAGS, *FORM, *definitions, str(SOURCE), "-o", str(path), "-lm"]
+    for _ in range(TRIES):
+        done = subprocess.run(command, capture_output=True, text=True)
+        if not done.returncode:
+            return path
+    _expect_room(path.with_suffix(".probe"))
+    said = next(iter(done.stderr.splitlines()), "no message")
+    raise OSError(f"{command[0]} ended with {done.returncode}: {said}")
+
+
+def _expect_room(path: Path) -> None:
+    try:
+        path.write_bytes(bytes(ROOM))
+    except OSError as error:
+        raise UserError(f"cannot write {path}: {error}; free space or fix the permissions, then rerun") from error
 
 
 def arguments(tensors: int) -> list[Any]:
