@@ -289,7 +289,7 @@ def test_a_file_that_cannot_grow_ends_training_with_one_message_and_the_same_com
     before, folder = contents(results), RunFolder(results / "smoke" / "runs", STUDENT)
 
     def limit():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))  # less than a checkpoint, more than compiled neurons
+        resource.setrlimit(resource.RLIMIT_FSIZE, (40_000, 40_000))  # of compiled neurons, not of a checkpoint
 
     ended = python("-m", "bkdsnn", *training(STUDENT, results), cwd=results, preexec_fn=limit)
     errors = [line for line in ended.stderr.splitlines() if not line.startswith(f"{STUDENT.name}: ")]
