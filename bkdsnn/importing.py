@@ -15,13 +15,13 @@ from pydantic import BaseModel, Field, ValidationError
 
 from bkdsnn import checkpoint, files, models, paper
 from bkdsnn.archives import half_of_the_disk, unpack
-from bkdsnn.artefacts import ARTEFACTS, SEALED, data_records, expect_data, expect_parents, expect_sealed
+from bkdsnn.artefacts import ARTEFACTS, SEALED, data_records, expect_sealed
 from bkdsnn.errors import Interrupted, UserError, explain
 from bkdsnn.progress import log
 from bkdsnn.runs import RunFolder
 from bkdsnn.slices import Slice
 from bkdsnn.spec import RUN_NAME, RunSpec
-from bkdsnn.tables.runs import Finished, read_run
+from bkdsnn.tables.runs import Finished, expect_here, read_run
 
 ACCEPTED = "a run folder, a folder of runs, or an archive (.tar, .tar.gz, .zip) of either"
 MOST = dict.fromkeys(ARTEFACTS, 1 << 26) | {"weights.safetensors": 1 << 32}  # bytes of one file of an archive
@@ -141,8 +141,7 @@ def verify(spec: RunSpec, folder: Path, results: Path) -> None:
             raise UserError(f"{folder / name}: no such file; expected all of {', '.join(ARTEFACTS)}")
     run = read_run(spec, folder)
     expect_sealed(folder, run.metrics.files, SEALED)
-    expect_data(results, spec, run.metrics.dataset.digest, folder)
-    expect_parents(results, run.metrics.parents, folder)
+    expect_here(run, results)
     run.predicted()
     _verify_history(run)
     _verify_provenance(run)

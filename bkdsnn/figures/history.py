@@ -6,11 +6,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field, ValidationError
 
-from bkdsnn.artefacts import AGAIN, expect_data
+from bkdsnn.artefacts import AGAIN
 from bkdsnn.errors import UserError, explain
 from bkdsnn.figures.plan import FigurePlan
 from bkdsnn.spec import RunSpec
-from bkdsnn.tables.runs import Finished, finished
+from bkdsnn.tables.runs import Finished, expect_here, finished
 
 TOLERANCE = 1.0  # points of top-1 by which evaluations of the same weights on two kinds of device may differ
 
@@ -50,7 +50,7 @@ def finished_run(plan: FigurePlan, run: RunSpec, results: Path) -> Finished:
     if found is None:
         missing = results / "runs" / run.name / "metrics.json"
         raise UserError(f"{plan.figure.name} shows run {run.name}: no {missing}; make it with `{plan.command}`")
-    expect_data(results, run, found.metrics.dataset.digest, found.folder)
+    expect_here(found, results)
     return found
 
 

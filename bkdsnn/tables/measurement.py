@@ -7,14 +7,14 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bkdsnn.analysis.energy import Constants
-from bkdsnn.artefacts import AGAIN, expect_data, expect_parents
+from bkdsnn.artefacts import AGAIN
 from bkdsnn.declarations import Column, MetricName, Row, Scale
 from bkdsnn.errors import UserError
 from bkdsnn.paper import Cell, Plan, command
 from bkdsnn.spec import Network, Pretrained, RunSpec
 from bkdsnn.tables.cells import ColumnModel, MeasuredCell, Setting, State, TableModel
 from bkdsnn.tables.metrics import decimals, measured
-from bkdsnn.tables.runs import Finished, failed, finished
+from bkdsnn.tables.runs import Finished, expect_here, failed, finished
 from bkdsnn.tables.statistics import mcnemar, mean, sample_std
 from bkdsnn.tables.wording import fixed
 
@@ -60,8 +60,7 @@ def _checked(run: RunSpec, results: Path) -> Finished | None:
     """A finished run that saw the data that are prepared here, and is built on the weights that are here."""
     found = finished(run, results)
     if found:
-        expect_data(results, run, found.metrics.dataset.digest, found.folder)
-        expect_parents(results, found.metrics.parents, found.folder)
+        expect_here(found, results)
     return found
 
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
-from bkdsnn.artefacts import AGAIN, expect_sealed, expect_spec
+from bkdsnn.artefacts import AGAIN, expect_data, expect_parents, expect_sealed, expect_spec
 from bkdsnn.errors import UserError, explain
 from bkdsnn.spec import RunSpec
 
@@ -114,6 +114,12 @@ def read_run(spec: RunSpec, folder: Path) -> Finished:
     run.correct()
     expect_sealed(folder, metrics.files, ("spec.json", "predictions.npz", "history.jsonl"))
     return run
+
+
+def expect_here(run: Finished, results: Path) -> None:
+    """Raise `UserError` if a run saw other data, or is built on other weights, than `results` has."""
+    expect_data(results, run.spec, run.metrics.dataset.digest, run.folder)
+    expect_parents(results, run.metrics.parents, run.folder)
 
 
 def failed(spec: RunSpec, results: Path) -> bool:

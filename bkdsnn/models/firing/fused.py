@@ -50,12 +50,6 @@ def fire(
     return spikes
 
 
-def potentials(neuron: spec.Neuron) -> dict[str, float]:
-    """Return threshold, start and what a soft reset takes away, measured from the reset potential."""
-    rest = neuron.v_reset or 0.0
-    return {"THRESHOLD": neuron.v_threshold - rest, "START": neuron.v_init - rest, "DROP": neuron.v_threshold}
-
-
 class _Fire(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, currents: Tensor, w: Tensor | None, run: Run, engine: Engine) -> Tensor:

@@ -16,7 +16,8 @@ from torch import Tensor
 
 from bkdsnn import spec
 from bkdsnn.models.firing import kernels
-from bkdsnn.models.firing.fused import Run, potentials
+from bkdsnn.models.firing.fused import Run
+from bkdsnn.models.firing.levels import levels
 
 BLOCK = 512  # neurons of one program
 WARPS = 4
@@ -53,9 +54,10 @@ def backward(x: Tensor, rate: Tensor | None, grad_spikes: Tensor, grad_x: Tensor
 
 def constants(run: Run) -> dict[str, Any]:
     """Return what both kernels are compiled for."""
-    neuron = run.neuron
+    neuron, at = run.neuron, levels(run.neuron)
     kind = {"KIND": neuron.kind, "TAU": neuron.tau, "DECAY": neuron.decay_input, "SOFT": neuron.v_reset is None}
-    return {"T": run.timesteps, "STATIC": run.static, **kind, **potentials(neuron)}
+    potentials = {"THRESHOLD": at.threshold, "START": at.start, "DROP": at.drop}
+    return {"T": run.timesteps, "STATIC": run.static, **kind, **potentials}
 
 
 def slopes(neuron: spec.Neuron) -> dict[str, Any]:

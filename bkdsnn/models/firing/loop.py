@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from bkdsnn import spec
+from bkdsnn.models.firing.levels import levels
 
 
 def fire(currents: Tensor, w: Tensor | None, neuron: spec.Neuron, timesteps: int, static: bool) -> Tensor:
@@ -35,12 +36,12 @@ class _Fire(torch.autograd.Function):
         ctx.neuron, ctx.timesteps, ctx.static = neuron, timesteps, static
         h, s = charged.chunk(timesteps), spikes.chunk(timesteps)
         share = None if w is None else w.sigmoid()
-        h[0].fill_(neuron.v_init - _rest(neuron))
+        h[0].fill_(levels(neuron).start)
         for t in range(timesteps):
             if t:
                 _reset(h[t - 1], s[t - 1], neuron, out=h[t])
             _charge(h[t], x[t], neuron, share)
-            torch.ge(h[t], _threshold(neuron), out=s[t])
+            torch.ge(h[t], levels(neuron).threshold, out=s[t])
         return spikes.to(currents.dtype)
 
     @staticmethod
@@ -49,7 +50,7 @@ class _Fire(torch.autograd.Function):
         charged, w = ctx.saved_tensors
         neuron = ctx.neuron
         tau = neuron.tau if w is None else float(1 / w.sigmoid())
-        slopes = surrogate_derivative(charged - _threshold(neuron), neuron)
+        slopes = surrogate_derivative(charged - levels(neuron).threshold, neuron)
         grad = slopes.mul_(grad_spikes) if neuron.detach_reset else slopes * grad_spikes
         g, h, slope = (tensor.chunk(ctx.timesteps) for tensor in (grad, charged, slopes))
         for t in reversed(range(ctx.timesteps - 1)):
@@ -68,14 +69,6 @@ def _folded(step: Tensor, timesteps: int) -> Tensor:
     last = step.dim() == 4 and step.is_contiguous(memory_format=torch.channels_last)
     memory_format = torch.channels_last if last else torch.contiguous_format
     return torch.empty(shape, dtype=dtype, device=step.device, memory_format=memory_format)
-
-
-def _rest(neuron: spec.Neuron) -> float:
-    return neuron.v_reset or 0.0
-
-
-def _threshold(neuron: spec.Neuron) -> float:
-    return neuron.v_threshold - _rest(neuron)
 
 
 def _leak(neuron: spec.Neuron, tau: float) -> float:
@@ -110,10 +103,10 @@ def _grad_w(g: Sequence[Tensor], h: Sequence[Tensor], neuron: spec.Neuron, tau: 
 
     dH[t]/d(1/tau) is X[t] - V[t-1] = tau (H[t] - V[t-1]) where the input decays, else -V[t-1].
     """
-    total, v = h[0].new_zeros(()), torch.full_like(h[0], neuron.v_init - _rest(neuron))
+    total, v = h[0].new_zeros(()), torch.full_like(h[0], levels(neuron).start)
     for t, charged in enumerate(h):
         if t:
-            spike = torch.ge(h[t - 1], _threshold(neuron), out=torch.empty_like(v))
+            spike = torch.ge(h[t - 1], levels(neuron).threshold, out=torch.empty_like(v))
             _reset(h[t - 1], spike, neuron, out=v)
         total += ((charged - v) if neuron.decay_input else v / -tau).mul_(g[t]).sum()
     return total * (1 - 1 / tau)
@@ -123,7 +116,7 @@ def _kept(h: Tensor, slope: Tensor, neuron: spec.Neuron) -> Tensor:
     """dV[t]/dH[t]; where the reset is detached, without the way through the spike. `slope` is dS[t]/dH[t]."""
     if neuron.v_reset is None:
         return torch.ones_like(h) if neuron.detach_reset else 1 - neuron.v_threshold * slope
-    silent = torch.lt(h, _threshold(neuron), out=torch.empty_like(h))
+    silent = torch.lt(h, levels(neuron).threshold, out=torch.empty_like(h))
     return silent if neuron.detach_reset else silent.addcmul_(h, slope, value=-1)
 
 

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from bkdsnn import spec
 from bkdsnn.errors import UserError
-from bkdsnn.models.firing.fused import Run, potentials
+from bkdsnn.models.firing.fused import Run
+from bkdsnn.models.firing.levels import levels
 
 TYPES = {torch.float32: "float", torch.float64: "double"}
 BLOCK = 1024  # neurons, as in native.c
@@ -131,10 +132,9 @@ def backward(x: Tensor, rate: Tensor | None, grad_spikes: Tensor, grad_x: Tensor
 
 def _layer(rate: Tensor | None, spikes: Tensor, run: Run) -> Layer:
     neuron = run.neuron
-    levels = {name.lower(): value for name, value in potentials(neuron).items()}
     numbers: dict[str, Any] = {"steps": run.timesteps, "is_static": run.static, "n": spikes.numel() // run.timesteps}
     share = 1 / neuron.tau if rate is None else float(rate)
-    return Layer(tau=neuron.tau, rate=share, alpha=neuron.alpha, **levels, **numbers)
+    return Layer(tau=neuron.tau, rate=share, alpha=neuron.alpha, **levels(neuron)._asdict(), **numbers)
 
 
 def _spread(call: Callable[[int, int], Any], count: int) -> list[Any]:
