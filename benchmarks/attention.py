@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from bkdsnn import devices, paper
+from bkdsnn.config import RunSpec, paper
+from bkdsnn.machine import devices
 from bkdsnn.models.transformer import attend
-from bkdsnn.spec import RunSpec
 
 FIRING = 0.2  # share of q, k and v that are 1
 STEPS = 2  # in one measurement

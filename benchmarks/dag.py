@@ -16,7 +16,7 @@ from pathlib import Path
 
 import harness
 
-from bkdsnn import paper
+from bkdsnn.config import catalogue
 
 TARGET = 3.0  # seconds
 EMPTY = "rule all:\n"
@@ -25,7 +25,7 @@ EMPTY = "rule all:\n"
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print and write."""
     parser = harness.parser(__doc__, rounds=7)
-    names = paper.scale_names()
+    names = catalogue.scale_names()
     parser.add_argument("--scales", nargs="+", default=names, choices=names, help="scales (default: all)")
     options = parser.parse_args(arguments)
     machine = harness.machine()

@@ -22,10 +22,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from bkdsnn import paper
+from bkdsnn.config import RunSpec, paper
 from bkdsnn.data.images import rgb
 from bkdsnn.data.views import Batches, RandomView, ViewSplit
-from bkdsnn.spec import RunSpec
 
 CASES = {
     "ResNet, crop and mirror": ("table2c", "resnet18-imagenet"),

@@ -14,8 +14,8 @@ from typing import Any, TypeVar
 
 from tabulate import tabulate
 
-from bkdsnn import files
-from bkdsnn.provenance import commit
+from bkdsnn.core import files
+from bkdsnn.runs.provenance import commit
 
 ROOT = Path(__file__).resolve().parents[1]
 PACKAGES = ("torch", "spikingjelly", "snakemake")

@@ -18,19 +18,20 @@ from reference import nodes
 from spikingjelly.activation_based.precision import prepare_model_for_precision
 from torch import Tensor
 
-from bkdsnn import devices, spec
+from bkdsnn import config
+from bkdsnn.machine import devices
 from bkdsnn.models.firing import loop
 from bkdsnn.models.neurons import Spiking, implementation
 
 T, B = 4, 50
 DTYPES = {"cpu": torch.float32, "cuda": torch.bfloat16}
 NEURONS = {
-    "IF, atan, detached": spec.Neuron(kind="if", surrogate="atan", alpha=2.0),
-    "IF, sigmoid, detached": spec.Neuron(kind="if", surrogate="sigmoid", alpha=4.0),
-    "LIF, triangle, not detached": spec.Neuron(
+    "IF, atan, detached": config.Neuron(kind="if", surrogate="atan", alpha=2.0),
+    "IF, sigmoid, detached": config.Neuron(kind="if", surrogate="sigmoid", alpha=4.0),
+    "LIF, triangle, not detached": config.Neuron(
         kind="lif", decay_input=False, detach_reset=False, surrogate="triangle", alpha=1.0
     ),
-    "PLIF, atan, detached": spec.Neuron(kind="plif", surrogate="atan", alpha=2.0),
+    "PLIF, atan, detached": config.Neuron(kind="plif", surrogate="atan", alpha=2.0),
 }
 SHAPES = [(8, 12, 12), (8, 24, 24), (64, 28, 28)]
 Fire = Callable[[Tensor], Tensor]
@@ -70,7 +71,7 @@ def row(name: str, shape: tuple[int, ...], rounds: int, device: torch.device) ->
     return {"neuron": name, "C H W": " ".join(map(str, shape)), **milliseconds, **ratios}
 
 
-def theirs(configuration: spec.Neuron, device: torch.device) -> Fire:
+def theirs(configuration: config.Neuron, device: torch.device) -> Fire:
     """Return spikingjelly's layer of neurons, from (T*B, ...) to (T*B, ...)."""
     node = nodes.node(configuration).to(device)
     if device.type == "cuda":

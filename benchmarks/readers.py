@@ -16,7 +16,7 @@ from pathlib import Path
 import harness
 import numpy as np
 
-from bkdsnn import spec
+from bkdsnn import config
 from bkdsnn.data.events import formats
 from bkdsnn.data.events.recording import Recording
 
@@ -57,7 +57,7 @@ def reader(folder: Path, layout: str, written: Recording) -> Callable[[], Record
     """Write a file, and return a function that reads it and has done so once."""
     path = folder / f"{layout}{formats.SUFFIX[layout]}"
     formats.write(path, written, layout)
-    about = spec.Events.model_validate({"layout": layout, "sensor": (SIDE, SIDE)})
+    about = config.Events.model_validate({"layout": layout, "sensor": (SIDE, SIDE)})
     assert all(map(np.array_equal, formats.read(path, about), written))
     return lambda: formats.read(path, about)
 

@@ -18,8 +18,8 @@ import numpy as np
 import throughput
 import torch
 
-from bkdsnn import devices
-from bkdsnn.spec import ResNet, RunSpec
+from bkdsnn.config import ResNet, RunSpec
+from bkdsnn.machine import devices
 
 NETWORKS = ("demo-R18", "demo-Spikingformer")  # cases of throughput.py
 AXES = {"T": (1, 2, 4, 8, 16), "batch": (10, 20, 40, 80), "width": (1, 2, 4)}  # widths: multiples

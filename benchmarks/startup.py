@@ -21,11 +21,12 @@ from pathlib import Path
 
 import harness
 
-from bkdsnn import data, devices, paper
-from bkdsnn.errors import RESUMABLE
-from bkdsnn.execute import execute
-from bkdsnn.runs import RunFolder
-from bkdsnn.spec import RunSpec
+from bkdsnn import data
+from bkdsnn.config import RunSpec, catalogue, paper
+from bkdsnn.core.errors import RESUMABLE
+from bkdsnn.machine import devices
+from bkdsnn.runs.run_folder import RunFolder
+from bkdsnn.training.execute import execute
 
 TARGET = 3.0  # seconds to the first step on an idle core
 TABLE, COLUMN, METHOD = "table2c", "resnet18-imagenet", "bkdsnn"
@@ -37,7 +38,7 @@ IMPORTED = re.compile(r"^import time: +(?P<own>\d+) \| +\d+ \| +(?P<module>[\w.]
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print and write."""
     parser = harness.parser(__doc__, rounds=9)
-    parser.add_argument("--scale", default="demo", choices=paper.scale_names(), help="scale of the run")
+    parser.add_argument("--scale", default="demo", choices=catalogue.scale_names(), help="scale of the run")
     options = parser.parse_args(arguments)
     machine = harness.machine()
     spec = paper.plan(TABLE, options.scale, seeds=[0]).cell(METHOD, COLUMN).runs[0]

@@ -7,7 +7,7 @@ plain   spikingjelly's network (its zoo's, or its blocks or layers where the zoo
         times (frames of events are not), membranes reset each step, torch's default memory format; on a GPU under
         bf16 autocast, which in spikingjelly 2.0.0 makes its neurons fall back to a loop in Python
 fused   on a GPU only: the same, prepared for bf16 by spikingjelly, so that its fused neurons run
-ours    the student and the step of `bkdsnn.train`
+ours    the student and the step of `bkdsnn.training.train`
 lean    the same with recomputation, docs/memory.md
 
 Each with the task loss alone and with BKDSNN, on labels that are neither mixed nor smoothed. What distillation costs is
@@ -32,12 +32,15 @@ from spikingjelly.activation_based.precision import prepare_model_for_precision
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bkdsnn import devices, models, optim, paper, streams, train
+from bkdsnn import models
+from bkdsnn.config import RunSpec, paper
+from bkdsnn.core import streams
 from bkdsnn.data.loader import Batch
 from bkdsnn.distill import Criterion
+from bkdsnn.machine import devices
 from bkdsnn.models.neurons import Spiking, implementation
 from bkdsnn.models.recomputation import recompute
-from bkdsnn.spec import RunSpec
+from bkdsnn.training import optim, train
 
 STEPS = {"cpu": 1, "cuda": 10}  # in one measurement; a GPU is waited for at its end
 WARM_UP = 3  # rounds that measure memory before others measure time
@@ -91,7 +94,7 @@ CASES = {
 
 
 class Side:
-    """A student with its criterion and teacher, and the step of the loop in `bkdsnn.train`."""
+    """A student with its criterion and teacher, and the step of the loop in `bkdsnn.training.train`."""
 
     def __init__(
         self,

@@ -5,14 +5,14 @@ sys.path.insert(0, str(workflow.basedir))
 
 from snakemake.exceptions import WorkflowError
 
-from bkdsnn import paper
-from bkdsnn.artefacts import ARTEFACTS, data_records
+from bkdsnn.config import catalogue, paper
+from bkdsnn.runs.artefacts import ARTEFACTS, data_records
 from bkdsnn.budget.hook import Watch
-from bkdsnn.errors import UserError
-from bkdsnn.figures import plan as figures
-from bkdsnn.notation import plan as notations
-from bkdsnn.settings import Settings
-from bkdsnn.spec import Pretrained
+from bkdsnn.core.errors import UserError
+from bkdsnn.config import figure_plans as figures
+from bkdsnn.report.notation import notation_plan as notations
+from bkdsnn.config.settings import Settings
+from bkdsnn.config import Pretrained
 
 
 def settle():
@@ -21,7 +21,7 @@ def settle():
         settings = Settings.read(config)
         settings.export()
         expansion = paper.Expansion(settings.scale, neurons=settings.neurons)
-        plans = {name: expansion.plan(paper.load_table(name), settings.seeds) for name in paper.table_names()}
+        plans = {name: expansion.plan(catalogue.load_table(name), settings.seeds) for name in catalogue.table_names()}
         drawn = {
             name: figures.plan_figure(expansion, figures.load_figure(name), settings.seeds)
             for name in figures.figure_names()
@@ -41,7 +41,7 @@ ANALYSED = {run for plan in PLANS.values() for run in plan.analysed()} | {
     run for name in RATES for run in FIGURES[name].runs()
 }
 GPUS, THREADS, MEMORY_MB = (1, 8, 32000) if SCALE.gpu else (0, 1, 2000)
-PUBLISHED = {one.stem: one.name for one in paper.published_weights()}
+PUBLISHED = {one.stem: one.name for one in catalogue.published_weights()}
 
 
 def run_names(kind):

@@ -13,7 +13,7 @@ from typing import Any
 from spikingjelly.activation_based import functional
 from torch import Tensor, nn
 
-from bkdsnn import spec
+from bkdsnn import config
 from bkdsnn.models import Outputs
 from reference import resnet, spikformer, spikingformer, wide7b
 
@@ -27,7 +27,7 @@ class Reference(nn.Module):
     the one before the last layer.
     """
 
-    def __init__(self, network: spec.Network, dataset: spec.Dataset, tap: str) -> None:
+    def __init__(self, network: config.Network, dataset: config.Dataset, tap: str) -> None:
         super().__init__()
         self.family = FAMILIES[network.family]
         self.net, last = self.family.build(network, dataset)

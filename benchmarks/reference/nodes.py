@@ -7,18 +7,18 @@ from typing import Any
 from spikingjelly.activation_based import neuron, surrogate
 from torch import nn
 
-from bkdsnn import spec
+from bkdsnn import config
 
 SURROGATES = {"atan": surrogate.ATan, "sigmoid": surrogate.Sigmoid, "triangle": surrogate.PiecewiseQuadratic}
 
 
-def node(configuration: spec.Neuron, **changes: float) -> nn.Module:
+def node(configuration: config.Neuron, **changes: float) -> nn.Module:
     """Return the neuron for a configuration with `changes` to it, multi-step."""
     kind, options = node_options(configuration.model_copy(update=changes))
     return kind(**options, step_mode="m")
 
 
-def node_options(configuration: spec.Neuron) -> tuple[type[nn.Module], dict[str, Any]]:
+def node_options(configuration: config.Neuron) -> tuple[type[nn.Module], dict[str, Any]]:
     """Return the class of a neuron and its options."""
     options = {
         "v_threshold": configuration.v_threshold,

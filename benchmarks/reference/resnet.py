@@ -13,7 +13,7 @@ from spikingjelly.activation_based import functional, layer
 from spikingjelly.activation_based.model import sew_resnet, spiking_resnet
 from torch import Tensor, nn
 
-from bkdsnn import spec
+from bkdsnn import config
 from reference.nodes import node, node_options
 
 BLOCKS = {
@@ -25,7 +25,7 @@ BLOCKS = {
 ZOO_WIDTHS = (64, 128, 256, 512)
 
 
-def build(network: spec.ResNet, dataset: spec.Dataset) -> tuple[nn.Module, nn.Module]:
+def build(network: config.ResNet, dataset: config.Dataset) -> tuple[nn.Module, nn.Module]:
     """Return the network, from (T, B, 3, H, W) to (T, B, K), and its last stage."""
     in_zoo = (network.form, network.stem, network.widths) == ("sew", "imagenet", ZOO_WIDTHS)
     net = (zoo if in_zoo else assembled)(network, dataset.classes)
@@ -38,13 +38,13 @@ def pairs(tensors: Mapping[str, Tensor], net: nn.Module) -> Iterable[tuple[str, 
     return tensors.items()
 
 
-def zoo(network: spec.ResNet, classes: int) -> nn.Module:
+def zoo(network: config.ResNet, classes: int) -> nn.Module:
     """Return spikingjelly's own SEW-ResNet of that depth."""
     block = BLOCKS[network.form, network.block]
     return sew_resnet.SEWResNet(block, network.blocks, classes, **block_options(network))
 
 
-def assembled(network: spec.ResNet, classes: int) -> nn.Module:
+def assembled(network: config.ResNet, classes: int) -> nn.Module:
     """Return a network that the zoo lacks, made of its blocks and layers."""
     kernel, stride = (7, 2) if network.stem == "imagenet" else (3, 1)
     block = BLOCKS[network.form, network.block]
@@ -64,7 +64,7 @@ def assembled(network: spec.ResNet, classes: int) -> nn.Module:
     return nn.Sequential(OrderedDict(parts))
 
 
-def stage(network: spec.ResNet, index: int, inputs: int) -> nn.Sequential:
+def stage(network: config.ResNet, index: int, inputs: int) -> nn.Sequential:
     """Return the blocks of one stage; the first halves the resolution, except in the first stage."""
     block = BLOCKS[network.form, network.block]
     width, stride, options = network.widths[index], 2 if index else 1, block_options(network)
@@ -76,7 +76,7 @@ def stage(network: spec.ResNet, index: int, inputs: int) -> nn.Sequential:
     return nn.Sequential(block(inputs, width, stride, projection, **options), *rest)
 
 
-def block_options(network: spec.ResNet) -> dict[str, Any]:
+def block_options(network: config.ResNet) -> dict[str, Any]:
     """Return what the zoo's blocks are told beside their size."""
     kind, options = node_options(network.neuron)
     return {"spiking_neuron": kind, **({"cnf": "ADD"} if network.form == "sew" else {}), **options}

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from spikingjelly.activation_based.model import spikformer
 from torch import Tensor, nn
 
-from bkdsnn import spec
+from bkdsnn import config
 
 NAMES = {
     r"^stem\.(\d)": r"patch_embed.stages.\1.conv_bn.block",
@@ -24,7 +24,7 @@ NAMES = {
 }
 
 
-def build(network: spec.Spikformer, dataset: spec.Dataset) -> tuple[nn.Module, nn.Module]:
+def build(network: config.Spikformer, dataset: config.Dataset) -> tuple[nn.Module, nn.Module]:
     """Return the network, from (T, B, C, H, W) to (T, B, K), and its last block."""
     net = spikformer.Spikformer(
         network.timesteps,

@@ -13,14 +13,14 @@ from itertools import pairwise
 from spikingjelly.activation_based import functional, layer
 from torch import Tensor, nn
 
-from bkdsnn import spec
+from bkdsnn import config
 from reference.nodes import node
 
 
 class Attention(nn.Module):
     """Three projections, and the products from the left: (T, B, D, h, w) to the same."""
 
-    def __init__(self, network: spec.Spikingformer) -> None:
+    def __init__(self, network: config.Spikingformer) -> None:
         super().__init__()
         self.heads, self.scale = network.heads, network.attention_scale
         self.q, self.k, self.v = (unit(network.dim, network.dim) for _ in range(3))
@@ -43,7 +43,7 @@ class Attention(nn.Module):
 class Block(nn.Module):
     """Attention and MLP, each behind its neuron and added to its input: (T, B, D, h, w) to the same."""
 
-    def __init__(self, network: spec.Spikingformer) -> None:
+    def __init__(self, network: config.Spikingformer) -> None:
         super().__init__()
         hidden = network.mlp_ratio * network.dim
         self.neuron1, self.attention = node(network.neuron), Attention(network)
@@ -57,7 +57,7 @@ class Block(nn.Module):
         return x + self.mlp(self.neuron2(x))
 
 
-def build(network: spec.Spikingformer, dataset: spec.Dataset) -> tuple[nn.Module, nn.Module]:
+def build(network: config.Spikingformer, dataset: config.Dataset) -> tuple[nn.Module, nn.Module]:
     """Return the network, from (T, B, C, H, W) to (T, B, K), and its last block."""
     widths = (dataset.channels, network.dim // 8, network.dim // 4, network.dim // 2, network.dim)
     stages = (stage(network, index, *pair) for index, pair in enumerate(pairwise(widths), start=1))
@@ -69,7 +69,7 @@ def build(network: spec.Spikingformer, dataset: spec.Dataset) -> tuple[nn.Module
     return net, net.get_submodule(f"block{network.depth}")
 
 
-def stage(network: spec.Spikingformer, index: int, inputs: int, outputs: int) -> nn.Sequential:
+def stage(network: config.Spikingformer, index: int, inputs: int, outputs: int) -> nn.Sequential:
     """Return a stage of the tokenizer: a pool, if it has one, before the neuron with CML, behind it without."""
     pool = [layer.MaxPool2d(3, 2, 1)] if index in network.pools else []
     fire = node(network.neuron)

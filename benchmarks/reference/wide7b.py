@@ -9,14 +9,14 @@ from itertools import pairwise
 from spikingjelly.activation_based import functional, layer
 from torch import Tensor, nn
 
-from bkdsnn import spec
+from bkdsnn import config
 from reference.nodes import node
 
 
 class Unit(nn.Module):
     """The published block, with the convolution before it if there is one: (T, B, C, h, w) to the same map."""
 
-    def __init__(self, network: spec.Wide7B, inputs: int, width: int) -> None:
+    def __init__(self, network: config.Wide7B, inputs: int, width: int) -> None:
         super().__init__()
         self.project = convolution(network, inputs, width, 1) if inputs != width else nn.Identity()
         self.branch = nn.Sequential(*(convolution(network, width, width, 3) for _ in range(2)))
@@ -27,7 +27,7 @@ class Unit(nn.Module):
         return x + self.branch(x)
 
 
-def build(network: spec.Wide7B, dataset: spec.Dataset) -> tuple[nn.Module, nn.Module]:
+def build(network: config.Wide7B, dataset: config.Dataset) -> tuple[nn.Module, nn.Module]:
     """Return the network, from frames (T, B, 2, H, W) to (T, B, K), and its last unit."""
     widths = (network.widths[0], *network.widths)
     parts: dict[str, nn.Module] = {"stem": convolution(network, dataset.channels, widths[0], 1)}
@@ -40,7 +40,7 @@ def build(network: spec.Wide7B, dataset: spec.Dataset) -> tuple[nn.Module, nn.Mo
     return net, net.get_submodule(f"unit{len(network.widths)}")
 
 
-def convolution(network: spec.Wide7B, inputs: int, outputs: int, kernel: int) -> nn.Sequential:
+def convolution(network: config.Wide7B, inputs: int, outputs: int, kernel: int) -> nn.Sequential:
     """Return convolution, norm and neurons: (T, B, inputs, h, w) to (T, B, outputs, h, w)."""
     weights = layer.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
     return nn.Sequential(weights, layer.BatchNorm2d(outputs), node(network.neuron))

@@ -12,17 +12,19 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bkdsnn import checkpoint, files, models
+from bkdsnn import models
+from bkdsnn.analysis.activity_records import Activity, Feature, activity_path
 from bkdsnn.analysis.counts import Tally, counting
-from bkdsnn.analysis.records import Activity, Feature, activity_path
+from bkdsnn.config import RunSpec
+from bkdsnn.core import files
+from bkdsnn.core.errors import UserError
+from bkdsnn.core.progress import EVERY, duration, log
 from bkdsnn.data.loader import Loader
-from bkdsnn.errors import UserError
-from bkdsnn.execute import open_loader
 from bkdsnn.models import Network
-from bkdsnn.progress import EVERY, duration, log
-from bkdsnn.runs import RunFolder
-from bkdsnn.spec import RunSpec
-from bkdsnn.tables.runs import Finished, finished
+from bkdsnn.runs import checkpoint
+from bkdsnn.runs.records import Finished, finished
+from bkdsnn.runs.run_folder import RunFolder
+from bkdsnn.training.execute import open_loader
 
 TOLERANCE = (0.5, 2)  # percentage points or images, whichever is more, by which another device may round otherwise
 

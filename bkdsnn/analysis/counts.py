@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from bkdsnn.analysis.records import Block, Kind, Layer
+from bkdsnn.analysis.activity_records import Block, Kind, Layer
 from bkdsnn.models import Network
 from bkdsnn.models.metaspikeformer import Attention as MetaAttention
 from bkdsnn.models.neurons import Spiking

@@ -21,7 +21,7 @@ import io
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from bkdsnn.analysis.records import Activity, Layer
+from bkdsnn.analysis.activity_records import Activity, Layer
 
 OF_MEANS = ("spikformer", "spikingformer")  # families whose head is fed with means
 

@@ -13,19 +13,20 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bkdsnn import checkpoint, models
+from bkdsnn import models
 from bkdsnn.analysis.activity import TOLERANCE
 from bkdsnn.analysis.cams import Cams, Views
 from bkdsnn.analysis.likeness import Likeness
 from bkdsnn.analysis.maps import Method, Shown, Summary, write_maps
+from bkdsnn.config import Dataset, RunSpec
+from bkdsnn.config.figure_plans import FigurePlan, PanelPlan
+from bkdsnn.core.errors import UserError
+from bkdsnn.core.progress import EVERY, duration, log
 from bkdsnn.data.loader import Loader
-from bkdsnn.errors import UserError
-from bkdsnn.execute import open_loader
-from bkdsnn.figures.plan import FigurePlan, PanelPlan
-from bkdsnn.progress import EVERY, duration, log
-from bkdsnn.runs import RunFolder
-from bkdsnn.spec import Dataset, RunSpec
-from bkdsnn.tables.runs import Finished, finished
+from bkdsnn.runs import checkpoint
+from bkdsnn.runs.records import Finished, finished
+from bkdsnn.runs.run_folder import RunFolder
+from bkdsnn.training.execute import open_loader
 
 
 def analyse(plan: FigurePlan, results: Path, device: torch.device) -> None:

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, Field, ValidationError
 
-from bkdsnn import files
-from bkdsnn.errors import UserError, explain
-from bkdsnn.figures.plan import FigurePlan
+from bkdsnn.config.figure_plans import FigurePlan
+from bkdsnn.core import files
+from bkdsnn.core.errors import UserError, explain
 
 Share = float
 

@@ -18,19 +18,22 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bkdsnn import checkpoint, devices, files, models
+from bkdsnn import models
 from bkdsnn.budget.calibration import Calibration, Times
 from bkdsnn.budget.work import Work
+from bkdsnn.config import RunSpec
+from bkdsnn.core import files
+from bkdsnn.core.errors import UserError
+from bkdsnn.core.progress import log
 from bkdsnn.data.loader import Batch, Loader
-from bkdsnn.errors import UserError
-from bkdsnn.evaluate import evaluate
-from bkdsnn.execute import EVALUATION_BATCH
-from bkdsnn.progress import log
-from bkdsnn.provenance import PACKAGES
-from bkdsnn.runs import RunFolder
-from bkdsnn.slices import Slice
-from bkdsnn.spec import RunSpec
-from bkdsnn.train import train
+from bkdsnn.machine import devices
+from bkdsnn.runs import checkpoint
+from bkdsnn.runs.provenance import PACKAGES
+from bkdsnn.runs.run_folder import RunFolder
+from bkdsnn.runs.slices import Slice
+from bkdsnn.training.evaluate import evaluate
+from bkdsnn.training.execute import EVALUATION_BATCH
+from bkdsnn.training.train import train
 
 WARM_UP = 2  # steps that are not timed
 LEAST, MOST = 3, 30  # timed steps
@@ -100,7 +103,7 @@ def measure(spec: RunSpec, work: Work, device: torch.device, seconds: float, rec
 def startup(spec: RunSpec, scale: str, device: torch.device) -> float:
     """Time a process that imports what training imports, finds its run, takes the device and makes an optimiser."""
     code = (
-        "import torch, bkdsnn.cli, bkdsnn.execute; from bkdsnn import devices, paper;"
+        "import torch, bkdsnn.cli, bkdsnn.training.execute; from bkdsnn import devices, paper;"
         f"paper.find_run({spec.name!r}, {scale!r}); one = torch.zeros(1, device=devices.choose({str(device)!r}, 1));"
         "torch.optim.Adam([torch.nn.Parameter(one)])"  # loads torch's compiler: a second
     )

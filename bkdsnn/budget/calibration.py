@@ -8,9 +8,9 @@ from typing import Annotated
 
 from pydantic import Field, ValidationError
 
-from bkdsnn import files
-from bkdsnn.errors import UserError, explain
-from bkdsnn.spec import Strict
+from bkdsnn.config import Strict
+from bkdsnn.core import files
+from bkdsnn.core.errors import UserError, explain
 
 Positive = Annotated[float, Field(gt=0)]
 Spread = Annotated[float, Field(ge=0, description="standard deviation of the logarithms of the measured times")]

@@ -10,9 +10,9 @@ from typing import NamedTuple
 
 from bkdsnn.budget import work
 from bkdsnn.budget.evidence import Bytes, Evidence, Pace, Source
-from bkdsnn.budget.history import epochs_done
+from bkdsnn.budget.past_runs import epochs_done
 from bkdsnn.budget.work import Size, Work
-from bkdsnn.spec import Dataset, Pretrained, RunSpec
+from bkdsnn.config import Dataset, Pretrained, RunSpec
 
 Z90 = 1.6449  # a normal variable lies within so many standard deviations in 90 of 100 cases
 RECORDS = 20_000  # bytes of the JSON files of a run, about

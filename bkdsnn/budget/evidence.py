@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from bkdsnn.budget.calibration import Calibration, Times, folder, is_cpu
-from bkdsnn.budget.history import Finished, checkpoint_bytes, read_finished
+from bkdsnn.budget.past_runs import Finished, checkpoint_bytes, read_finished
 from bkdsnn.budget.work import Size, Work
-from bkdsnn.spec import RunSpec
+from bkdsnn.config import RunSpec
 
 Source = Literal["measured", "calibrated", "related"]
 

@@ -13,12 +13,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bkdsnn.errors import UserError
+from bkdsnn.core.errors import UserError
 
 if TYPE_CHECKING:
     from bkdsnn.budget.estimate import Budget
-    from bkdsnn.settings import Settings
-    from bkdsnn.spec import RunSpec
+    from bkdsnn.config import RunSpec
+    from bkdsnn.config.settings import Settings
 
 RULES = ("teacher", "student", "evaluation")
 
@@ -57,7 +57,7 @@ class Watch:
 
     def _tell(self) -> str | None:
         """Print the budget of the jobs that need a run, if runs are among them; return what is wrong with it."""
-        from bkdsnn.budget.report import Advice, excess, summary
+        from bkdsnn.budget.budget_text import Advice, excess, summary
 
         jobs = list(self._workflow.dag.needrun_jobs(exclude_finished=False))
         if not any(job.rule.name in RULES for job in jobs):

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from bkdsnn import paper
-from bkdsnn.errors import unknown
-from bkdsnn.figures import plan as figures
-from bkdsnn.spec import RunSpec
+from bkdsnn.config import RunSpec, catalogue, paper
+from bkdsnn.config import figure_plans as figures
+from bkdsnn.core.errors import unknown
 
 
 def runs_of(targets: Iterable[str], scale: str, neurons: paper.Preset) -> dict[str, RunSpec]:
@@ -15,9 +14,9 @@ def runs_of(targets: Iterable[str], scale: str, neurons: paper.Preset) -> dict[s
 
     Raises `UserError` for an unknown target or scale.
     """
-    expansion, known = paper.Expansion(scale, neurons=neurons), {*paper.table_names(), *figures.figure_names()}
+    expansion, known = paper.Expansion(scale, neurons=neurons), {*catalogue.table_names(), *figures.figure_names()}
     runs: dict[str, RunSpec] = {}
-    for target in [*targets] or paper.table_names():
+    for target in [*targets] or catalogue.table_names():
         if target not in known:
             raise unknown("target", target, known)
         runs |= _runs(expansion, target)
@@ -25,7 +24,7 @@ def runs_of(targets: Iterable[str], scale: str, neurons: paper.Preset) -> dict[s
 
 
 def _runs(expansion: paper.Expansion, target: str) -> dict[str, RunSpec]:
-    if target in paper.table_names():
-        return expansion.plan(paper.load_table(target), expansion.scale.seeds[:1]).runs()
+    if target in catalogue.table_names():
+        return expansion.plan(catalogue.load_table(target), expansion.scale.seeds[:1]).runs()
     shown = figures.plan_figure(expansion, figures.load_figure(target), expansion.scale.seeds[:1]).runs().values()
     return {run.name: run for spec in shown for run in spec.lineage()}

@@ -8,10 +8,10 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from bkdsnn.config import Dataset, Network, RunSpec
+from bkdsnn.core.errors import UserError
 from bkdsnn.data.layout import OFFICIAL
 from bkdsnn.data.manifest import Manifest
-from bkdsnn.errors import UserError
-from bkdsnn.spec import Dataset, Network, RunSpec
 
 FREE = {"weight", "logits_weight", "tau", "blur_ratio"}  # options of terms that cost nothing
 

@@ -10,10 +10,10 @@ import contextlib
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from bkdsnn.config import Augment, Dataset, View
+from bkdsnn.core.errors import UserError
 from bkdsnn.data.layout import check_counts, real_folder
 from bkdsnn.data.manifest import Found, Manifest
-from bkdsnn.errors import UserError
-from bkdsnn.spec import Augment, Dataset, View
 
 if TYPE_CHECKING:
     import torch
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from bkdsnn.data.arrays import Arrays
     from bkdsnn.data.events.frames import Clips
     from bkdsnn.data.loader import Loader, Split
-    from bkdsnn.distributed import Group
+    from bkdsnn.machine.distributed import Group
 
 
 def prepare(dataset: Dataset, root: Path | None, manifest: Path) -> None:
@@ -60,12 +60,12 @@ def open_data(
     `augment` is wrong or does not suit the format.
     """
     from bkdsnn.data.loader import ImageLoader
-    from bkdsnn.distributed import ALONE
+    from bkdsnn.machine.distributed import ALONE
 
     _check_augment(dataset, augment)
     record = Manifest.read(manifest, dataset)
     if dataset.events:
-        from bkdsnn.data.events.loader import EventLoader
+        from bkdsnn.data.events.event_loader import EventLoader
 
         clips, taught = _clips(dataset, manifest, timesteps, teacher_timesteps)
         return EventLoader(

@@ -7,9 +7,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bkdsnn import files
-from bkdsnn.errors import UserError
-from bkdsnn.spec import Dataset
+from bkdsnn.config import Dataset
+from bkdsnn.core import files
+from bkdsnn.core.errors import UserError
 
 
 class Arrays(NamedTuple):

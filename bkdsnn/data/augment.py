@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from bkdsnn.devices import sent
-from bkdsnn.spec import Augment
-from bkdsnn.streams import seeded
+from bkdsnn.config import Augment
+from bkdsnn.core.streams import seeded
+from bkdsnn.machine.devices import sent
 
 
 def augmented(images: Tensor, augment: Augment, draws: torch.Generator) -> Tensor:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import numpy as np
 
+from bkdsnn.config import Dataset
 from bkdsnn.data.arrays import Arrays
 from bkdsnn.data.layout import BINARY, PIXELS, SIDE, misfit
 from bkdsnn.data.manifest import Found, digest_of, measure
-from bkdsnn.spec import Dataset
 
 
 def survey(dataset: Dataset, folder: Path) -> Found:

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bkdsnn.archives import unpack
+from bkdsnn.core.archives import unpack
+from bkdsnn.core.errors import UserError
 from bkdsnn.data.layout import BINARY, PIXELS, SIDE, SUFFIXES
 from bkdsnn.data.pickles import ByteArray, text, unpickle
-from bkdsnn.errors import UserError
 
 ACCEPTED = (
     "cifar-10-batches-py or cifar-100-python (folder, .tar.gz or .zip), or a folder or archive with "
@@ -22,7 +22,7 @@ ACCEPTED = (
 MOST = 1 << 30  # bytes of an archive's files; CIFAR has 0.2 GB
 
 
-class Table(NamedTuple):
+class Images(NamedTuple):
     """One output file: labels, uint8 (N, label bytes), the last of which is the class, and pixels, uint8 (N, 3072)."""
 
     labels: np.ndarray
@@ -30,11 +30,11 @@ class Table(NamedTuple):
 
 
 class Source(NamedTuple):
-    """Class names, one Table per training file, and the test Table."""
+    """Class names, one Images per training file, and the test Images."""
 
     names: list[str]
-    train: list[Table]
-    test: Table
+    train: list[Images]
+    test: Images
 
 
 def convert(source: Path, target: Path) -> str:
@@ -106,14 +106,14 @@ def _names(path: Path, key: str, classes: int) -> list[str]:
     return names
 
 
-def _table(path: Path, columns: dict[str, int]) -> Table:
+def _table(path: Path, columns: dict[str, int]) -> Images:
     """Read one pickled batch; `columns` are the keys of its labels with the number of classes of each."""
     content = unpickle(path)
     pixels = _value(path, content, "data", ByteArray).value
     if pixels.ndim != 2 or pixels.shape[1] != PIXELS or not len(pixels):
         raise UserError(f"{path}: found data of shape {pixels.shape}, expected (N, {PIXELS})")
     labels = [_labels(path, content, key, classes, len(pixels)) for key, classes in columns.items()]
-    return Table(np.array(labels, dtype=np.uint8).T, pixels)
+    return Images(np.array(labels, dtype=np.uint8).T, pixels)
 
 
 def _labels(path: Path, content: dict[str, Any], key: str, classes: int, count: int) -> list[int]:
@@ -141,7 +141,7 @@ def _image_folder(folder: Path) -> Source:
         )
     train, files = _decoded(folder / "train", names), len(BINARY[len(names)].train)
     parts = zip(np.array_split(train.labels, files), np.array_split(train.pixels, files))
-    return Source(names, [Table(*part) for part in parts], _decoded(test, names))
+    return Source(names, [Images(*part) for part in parts], _decoded(test, names))
 
 
 def _classes(folder: Path) -> list[str]:
@@ -150,12 +150,12 @@ def _classes(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir() if path.is_dir())
 
 
-def _decoded(folder: Path, names: list[str]) -> Table:
+def _decoded(folder: Path, names: list[str]) -> Images:
     """Decode the images of all classes; the coarse label that a 100-class layout has as well stays 0."""
     images = [(label, path) for label, name in enumerate(names) for path in _images(folder / name)]
     labels = np.zeros((len(images), BINARY[len(names)].label_bytes), dtype=np.uint8)
     labels[:, -1] = [label for label, _ in images]
-    return Table(labels, np.stack([_pixels(path) for _, path in images]))
+    return Images(labels, np.stack([_pixels(path) for _, path in images]))
 
 
 def _images(folder: Path) -> list[Path]:

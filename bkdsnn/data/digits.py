@@ -13,11 +13,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from bkdsnn.config import Dataset, Digits
+from bkdsnn.core.streams import generator
 from bkdsnn.data.arrays import Arrays
 from bkdsnn.data.augment import window
 from bkdsnn.data.manifest import Found, digest_of, measure
-from bkdsnn.spec import Dataset, Digits
-from bkdsnn.streams import generator
 
 SCAN = 8  # height and width of a scan
 TRAIN_SCANS = 1400  # the first of the 1,797; the others are for test

@@ -10,11 +10,11 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from bkdsnn.config import Dataset
+from bkdsnn.core.errors import UserError
 from bkdsnn.data.images import rgb
 from bkdsnn.data.layout import SPLITS, SUFFIXES, misfit
 from bkdsnn.data.manifest import FileRecord, Found, Manifest, digest_of
-from bkdsnn.errors import UserError
-from bkdsnn.spec import Dataset
 
 
 def survey(dataset: Dataset, folder: Path) -> Found:

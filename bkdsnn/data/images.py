@@ -6,8 +6,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from bkdsnn.errors import UserError
-from bkdsnn.spec import Interpolation
+from bkdsnn.config import Interpolation
+from bkdsnn.core.errors import UserError
 
 FILTERS: dict[Interpolation, Image.Resampling] = {
     "bilinear": Image.Resampling.BILINEAR,

@@ -8,8 +8,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import NamedTuple
 
-from bkdsnn.errors import UserError
-from bkdsnn.spec import Dataset
+from bkdsnn.config import Dataset
+from bkdsnn.core.errors import UserError
+from bkdsnn.data.events import published_sets
 
 SIDE = 32  # height and width of a CIFAR image
 PIXELS = 3 * SIDE * SIDE  # bytes of one image: a red, a green and a blue plane
@@ -90,9 +91,7 @@ def check_counts(dataset: Dataset, train: int, test: int) -> None:
 
 def _expected(dataset: Dataset) -> str:
     if dataset.events:
-        from bkdsnn.data.events import layouts
-
-        return layouts.expected(dataset)
+        return published_sets.expected(dataset)
     if dataset.format == "image-folder":
         train, val = SPLITS
         return f"{dataset.folder}/{{{train},{val}}}/<class>/*.JPEG (or .jpg, .png) with {dataset.classes} classes"

@@ -11,11 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from bkdsnn.config import Augment, Dataset
+from bkdsnn.core.streams import generator
 from bkdsnn.data.augment import Erasing, augmented
-from bkdsnn.devices import sent
-from bkdsnn.distributed import ALONE, Group
-from bkdsnn.spec import Augment, Dataset
-from bkdsnn.streams import generator
+from bkdsnn.machine.devices import sent
+from bkdsnn.machine.distributed import ALONE, Group
 
 
 class Split(Protocol):

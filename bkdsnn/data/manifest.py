@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from pydantic import ValidationError
 
-from bkdsnn import files
-from bkdsnn.errors import UserError, explain
-from bkdsnn.spec import VERSIONS, Dataset, Strict
+from bkdsnn.config import VERSIONS, Dataset, Strict
+from bkdsnn.core import files
+from bkdsnn.core.errors import UserError, explain
 
 
 class FileRecord(Strict):

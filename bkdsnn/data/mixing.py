@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from bkdsnn.config import Mix, Recipe
+from bkdsnn.core.errors import UserError
+from bkdsnn.core.streams import seeded
 from bkdsnn.data.loader import Batch
-from bkdsnn.errors import UserError
-from bkdsnn.spec import Mix, Recipe
-from bkdsnn.streams import seeded
 
 if TYPE_CHECKING:
     from timm.data.mixup import Mixup

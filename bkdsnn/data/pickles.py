@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bkdsnn.errors import UserError
+from bkdsnn.core.errors import UserError
 
 
 def unpickle(path: Path) -> dict[str, Any]:

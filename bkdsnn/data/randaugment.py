@@ -8,9 +8,9 @@ from typing import Any
 
 from PIL import Image, ImageOps
 
+from bkdsnn.config import Augment, Dataset
+from bkdsnn.core.errors import UserError
 from bkdsnn.data.images import FILTERS
-from bkdsnn.errors import UserError
-from bkdsnn.spec import Augment, Dataset
 
 SECTIONS = {
     "m": r"\d+",  # magnitude

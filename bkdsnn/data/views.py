@@ -13,11 +13,11 @@ from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from bkdsnn.config import Augment, Dataset, ResizedCrop, View
+from bkdsnn.core.errors import UserError
+from bkdsnn.core.streams import generator, seeded
 from bkdsnn.data.images import FILTERS
 from bkdsnn.data.randaugment import randaugment
-from bkdsnn.errors import UserError
-from bkdsnn.spec import Augment, Dataset, ResizedCrop, View
-from bkdsnn.streams import generator, seeded
 
 Box = tuple[int, int, int, int]  # left, top, right, bottom in pixels, as Pillow counts
 Viewer = Callable[[Image.Image, int, int], Image.Image]  # image, its index, epoch -> view

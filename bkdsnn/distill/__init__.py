@@ -10,6 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from bkdsnn.config import RunSpec
+from bkdsnn.core.errors import UserError
 from bkdsnn.distill.bkd import BKDLoss
 from bkdsnn.distill.ce import CrossEntropyLoss
 from bkdsnn.distill.features import Shapes
@@ -20,10 +22,8 @@ from bkdsnn.distill.ld import LDLoss
 from bkdsnn.distill.method import Method
 from bkdsnn.distill.restoration import Restoration
 from bkdsnn.distill.tet import TETLoss
-from bkdsnn.distributed import Group
-from bkdsnn.errors import UserError
+from bkdsnn.machine.distributed import Group
 from bkdsnn.models.outputs import Outputs
-from bkdsnn.spec import RunSpec
 
 __all__ = ["METHODS", "Criterion", "Shapes"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from bkdsnn.config import BKD
 from bkdsnn.distill.features import Shapes, adapter, pair_last, space_mean, squared_error, time_mean
 from bkdsnn.distill.method import Method
 from bkdsnn.distill.restoration import Restoration
 from bkdsnn.models.outputs import Outputs
-from bkdsnn.spec import BKD
 
 
 class BKDLoss(Method):

@@ -8,10 +8,10 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor, nn
 
-from bkdsnn.checkpoint import Position
-from bkdsnn.distributed import ALONE, Group
+from bkdsnn.config import RunSpec
+from bkdsnn.machine.distributed import ALONE, Group
 from bkdsnn.models import Network
-from bkdsnn.spec import RunSpec
+from bkdsnn.runs.checkpoint import Position
 
 STEP = 16.0  # a power of two, so that scales differ by no rounding
 

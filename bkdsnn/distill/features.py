@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from bkdsnn.errors import UserError
+from bkdsnn.core.errors import UserError
 
 Shape = tuple[int, int, int]
 Shapes = dict[str, Shape]  # tap -> (C, h, w) in order of depth: the last is the feature before the last layer

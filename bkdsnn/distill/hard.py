@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bkdsnn.config import HardLD
 from bkdsnn.distill.features import Shapes, time_mean
 from bkdsnn.distill.method import Method
 from bkdsnn.models.outputs import Outputs
-from bkdsnn.spec import HardLD
 
 
 class HardLDLoss(Method):

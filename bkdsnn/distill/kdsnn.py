@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from bkdsnn.config import KDSNN
 from bkdsnn.distill.features import Shapes, pair_last, pair_stages, time_mean
-from bkdsnn.distill.layers import LayerWiseLoss
+from bkdsnn.distill.layerwise import LayerWiseLoss
 from bkdsnn.distill.ld import soft_cross_entropy
 from bkdsnn.models.outputs import Outputs
-from bkdsnn.spec import KDSNN
 
 
 class KDSNNLoss(LayerWiseLoss):

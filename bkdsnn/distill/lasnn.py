@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bkdsnn.config import LaSNN
+from bkdsnn.core.errors import UserError
 from bkdsnn.distill.features import Pair, Shapes, pair_stages
-from bkdsnn.distill.layers import LayerWiseLoss
-from bkdsnn.errors import UserError
+from bkdsnn.distill.layerwise import LayerWiseLoss
 from bkdsnn.models.outputs import Outputs
-from bkdsnn.spec import LaSNN
 
 
 def attention(feature: Tensor) -> Tensor:

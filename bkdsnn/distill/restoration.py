@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from bkdsnn.devices import sent
-from bkdsnn.distributed import ALONE
+from bkdsnn.machine.devices import sent
+from bkdsnn.machine.distributed import ALONE
 
 Mask = Literal["channel", "pixel"]
 

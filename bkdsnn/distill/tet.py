@@ -6,10 +6,10 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from bkdsnn.config import TET
 from bkdsnn.distill.features import Shapes, at_least_float32
 from bkdsnn.distill.method import Method
 from bkdsnn.models.outputs import Outputs
-from bkdsnn.spec import TET
 
 
 class TETLoss(Method):

@@ -11,7 +11,7 @@ import importlib
 
 import torch
 
-from bkdsnn import spec
+from bkdsnn import config
 from bkdsnn.models.outputs import Network, Outputs
 
 __all__ = ["Network", "Outputs", "build", "count_parameters", "feature_shapes"]
@@ -26,7 +26,7 @@ _FAMILIES = {  # imported when they are built: the ViT needs timm, which no othe
 }
 
 
-def build(network: spec.Network, dataset: spec.Dataset) -> Network:
+def build(network: config.Network, dataset: config.Dataset) -> Network:
     """Return the network for that data, its weights drawn from torch's global generator: the caller seeds and forks it.
 
     Raises:

@@ -26,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bkdsnn import spec
+from bkdsnn import config
 from bkdsnn.models.neurons import Spiking
 from bkdsnn.models.outputs import Network, Outputs
 from bkdsnn.models.transformer import StillNorm, attend, initialise_linear
@@ -42,7 +42,7 @@ class MetaSpikeformer(Network):
 
     last_layer = "head"
 
-    def __init__(self, network: spec.MetaSpikeformer, dataset: spec.Dataset) -> None:
+    def __init__(self, network: config.MetaSpikeformer, dataset: config.Dataset) -> None:
         super().__init__()
         self.timesteps = network.timesteps
         width = network.dims[0] // 2
@@ -98,7 +98,7 @@ class Downsampling(nn.Sequential):
     """Spikes of the currents, convolved 3x3: (T*B, inputs, h, w) to (T*B, outputs, h / stride, w / stride)."""
 
     def __init__(
-        self, network: spec.MetaSpikeformer, inputs: int, outputs: int, stride: int, static: bool = False
+        self, network: config.MetaSpikeformer, inputs: int, outputs: int, stride: int, static: bool = False
     ) -> None:
         super().__init__(_neuron(network, static), *_conv(inputs, outputs, 3, stride))
 
@@ -109,7 +109,7 @@ class ConvBlock(nn.Module):
     (T*B, C, h, w) to the same; a `static` block takes the currents (B, C, h, w) of still images.
     """
 
-    def __init__(self, network: spec.MetaSpikeformer, width: int, static: bool = False) -> None:
+    def __init__(self, network: config.MetaSpikeformer, width: int, static: bool = False) -> None:
         super().__init__()
         hidden = 2 * width  # as in the authors' code
         self.separable = nn.Sequential(
@@ -131,7 +131,7 @@ class ConvBlock(nn.Module):
 class AttentionBlock(nn.Module):
     """Two residual branches, attention and MLP: (T*B, C, h, w) to the same."""
 
-    def __init__(self, network: spec.MetaSpikeformer, width: int) -> None:
+    def __init__(self, network: config.MetaSpikeformer, width: int) -> None:
         super().__init__()
         self.attention = Attention(network, width)
         self.mlp = _mlp(network, width, kernel=1, bias=True)
@@ -147,7 +147,7 @@ class Attention(nn.Module):
 
     spiking = True
 
-    def __init__(self, network: spec.MetaSpikeformer, width: int) -> None:
+    def __init__(self, network: config.MetaSpikeformer, width: int) -> None:
         super().__init__()
         self.heads, self.scale = network.heads, network.attention_scale
         self.neuron = _neuron(network)
@@ -201,7 +201,7 @@ def _reparameterised(width: int) -> tuple[nn.Module, ...]:
     return first, PaddedNorm(width), depthwise, *_conv(width, width, 1, bias=False), nn.BatchNorm2d(width)
 
 
-def _mlp(network: spec.MetaSpikeformer, width: int, kernel: int, bias: bool) -> nn.Sequential:
+def _mlp(network: config.MetaSpikeformer, width: int, kernel: int, bias: bool) -> nn.Sequential:
     hidden = network.mlp_ratio * width
     widen, narrow = _conv(width, hidden, kernel, bias=bias), _conv(hidden, width, kernel, bias=bias)
     return nn.Sequential(_neuron(network), *widen, _neuron(network), *narrow)
@@ -212,7 +212,7 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, bias: bool = 
     return nn.Conv2d(inputs, outputs, kernel, stride, padding=kernel // 2, bias=bias), nn.BatchNorm2d(outputs)
 
 
-def _trunk(network: spec.MetaSpikeformer) -> OrderedDict[str, nn.Module]:
+def _trunk(network: config.MetaSpikeformer) -> OrderedDict[str, nn.Module]:
     """Return all layers after the stem, by name; the first of them sees still images."""
     widths = (network.dims[0] // 2, *network.dims)
     layers: OrderedDict[str, nn.Module] = OrderedDict()
@@ -229,11 +229,11 @@ def _trunk(network: spec.MetaSpikeformer) -> OrderedDict[str, nn.Module]:
     return layers
 
 
-def _head(network: spec.MetaSpikeformer, dataset: spec.Dataset) -> nn.Linear:
+def _head(network: config.MetaSpikeformer, dataset: config.Dataset) -> nn.Linear:
     head = nn.Linear(network.dims[-1], dataset.classes)
     initialise_linear(head)
     return head
 
 
-def _neuron(network: spec.MetaSpikeformer, static: bool = False, **changes: float) -> Spiking:
+def _neuron(network: config.MetaSpikeformer, static: bool = False, **changes: float) -> Spiking:
     return Spiking(network.neuron.model_copy(update=changes), network.timesteps, static)

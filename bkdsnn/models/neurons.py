@@ -1,7 +1,7 @@
 """Spiking neurons, all time-steps at once.
 
 A neuron charges its membrane with the input current, fires where the charged potential H reaches the threshold, and
-resets: H[t] = charge(V[t-1], X[t]), S[t] = H[t] >= v_threshold, V[t] = reset(H[t], S[t]); `spec.Neuron` has the terms.
+resets: H[t] = charge(V[t-1], X[t]), S[t] = H[t] >= v_threshold, V[t] = reset(H[t], S[t]); see `config.Neuron`.
 
 Shapes: T time-steps, B images, `...` whatever a layer has per image (C H W, or features). Activations are folded,
 (T*B, ...), time-major. Nothing survives a call: the membrane starts at `v_init` every time.
@@ -17,10 +17,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bkdsnn import spec
-from bkdsnn.errors import UserError
+from bkdsnn import config
+from bkdsnn.core.errors import UserError
+from bkdsnn.core.progress import log
 from bkdsnn.models.firing import fused, loop, native
-from bkdsnn.progress import log
 
 
 class Spiking(nn.Module):
@@ -31,7 +31,7 @@ class Spiking(nn.Module):
     of others `w` is None. Raises `UserError` for a `plif` neuron whose `tau` no w gives.
     """
 
-    def __init__(self, neuron: spec.Neuron, timesteps: int, static: bool = False) -> None:
+    def __init__(self, neuron: config.Neuron, timesteps: int, static: bool = False) -> None:
         super().__init__()
         self.neuron = neuron
         self.timesteps = timesteps
@@ -49,7 +49,7 @@ class Spiking(nn.Module):
         return f"{self.neuron.kind}, v_threshold={self.neuron.v_threshold}, T={self.timesteps}, static={self.static}"
 
 
-def implementation(device: torch.device, dtype: torch.dtype, neuron: spec.Neuron) -> str:
+def implementation(device: torch.device, dtype: torch.dtype, neuron: config.Neuron) -> str:
     """Name what runs such neurons: a module of `firing`, `gpu` or `native`, or `loop` where neither can."""
     engine = _engine(device.type, dtype, neuron)
     return "loop" if engine is None else engine.__name__.rpartition(".")[2]
@@ -63,7 +63,7 @@ def implementations(network: nn.Module) -> list[str]:
 
 
 @functools.cache
-def _engine(device: str, dtype: torch.dtype, neuron: spec.Neuron) -> fused.Engine | None:
+def _engine(device: str, dtype: torch.dtype, neuron: config.Neuron) -> fused.Engine | None:
     """Return what runs all steps of such neurons at once; None if there is nothing, and a warning of each reason."""
     name = {"cpu": "native", "cuda": "gpu"}.get(device)
     if name is None or (device == "cpu" and dtype not in native.TYPES):
@@ -85,7 +85,7 @@ def _warn(device: str, reason: str) -> None:
     log.warning("neurons run as single operations on '%s', and training is slower: %s", device, reason)
 
 
-def _first_w(neuron: spec.Neuron) -> float:
+def _first_w(neuron: config.Neuron) -> float:
     """Solve sigmoid(w) = 1 / tau."""
     if neuron.tau == 1:
         raise UserError("a neuron of kind 'plif' has 'tau' 1, expected more: 1 / tau = sigmoid(w) is below 1 for all w")

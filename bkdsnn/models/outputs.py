@@ -9,7 +9,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from bkdsnn.errors import UserError, unknown
+from bkdsnn.core.errors import UserError, unknown
 
 
 class Outputs(NamedTuple):

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from bkdsnn import spec
+from bkdsnn import config
 from bkdsnn.models.neurons import Spiking
 
 # In units of theta: threshold theta, soft reset, membrane theta / 2 before the first step. Conversion trains nothing,
 # so the surrogate is never used.
-CONVERTED = spec.Neuron(kind="if", v_threshold=1.0, v_reset=None, v_init=0.5, surrogate="triangle", alpha=1.0)
+CONVERTED = config.Neuron(kind="if", v_threshold=1.0, v_reset=None, v_init=0.5, surrogate="triangle", alpha=1.0)
 
 
 class ClipFloor(nn.Module):
@@ -25,7 +25,7 @@ class ClipFloor(nn.Module):
     The gradient passes the floor unchanged (straight through) and stops outside [0, theta].
     """
 
-    def __init__(self, quantised: spec.Quantised) -> None:
+    def __init__(self, quantised: config.Quantised) -> None:
         super().__init__()
         self.levels = quantised.levels
         self.theta = nn.Parameter(torch.tensor(quantised.init))
@@ -42,7 +42,7 @@ class SpikingClipFloor(nn.Module):
     After T = L steps of constant current the mean of the spikes is the activation. For inference only.
     """
 
-    def __init__(self, quantised: spec.Quantised, timesteps: int, static: bool = False) -> None:
+    def __init__(self, quantised: config.Quantised, timesteps: int, static: bool = False) -> None:
         super().__init__()
         self.theta = nn.Parameter(torch.tensor(quantised.init))
         self.spiking = Spiking(CONVERTED, timesteps, static)

@@ -24,8 +24,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bkdsnn import spec
-from bkdsnn.errors import UserError
+from bkdsnn import config
+from bkdsnn.core.errors import UserError
 from bkdsnn.models.neurons import Spiking
 from bkdsnn.models.outputs import Network, Outputs
 from bkdsnn.models.quantised import ClipFloor, SpikingClipFloor
@@ -39,7 +39,7 @@ class ResNet(Network):
 
     last_layer = "fc"
 
-    def __init__(self, network: spec.ResNet, dataset: spec.Dataset) -> None:
+    def __init__(self, network: config.ResNet, dataset: config.Dataset) -> None:
         super().__init__()
         self.timesteps = network.timesteps
         self.taps = tuple(f"stage{index}" for index in range(1, len(network.blocks) + 1))
@@ -97,7 +97,7 @@ class Residual(nn.Module, abc.ABC):
 
     expansion: int
 
-    def __init__(self, network: spec.ResNet, inputs: int, outputs: int, stride: int) -> None:
+    def __init__(self, network: config.ResNet, inputs: int, outputs: int, stride: int) -> None:
         super().__init__()
         self.add_last = network.form == "sew"
         self.downsample = _shortcut(network, inputs, outputs, stride)
@@ -118,7 +118,7 @@ class Basic(Residual):
 
     expansion = 1
 
-    def __init__(self, network: spec.ResNet, inputs: int, width: int, stride: int) -> None:
+    def __init__(self, network: config.ResNet, inputs: int, width: int, stride: int) -> None:
         super().__init__(network, inputs, width, stride)
         self.conv1 = _conv(inputs, width, 3, stride)
         self.bn1 = _norm(network, width)
@@ -136,7 +136,7 @@ class Bottleneck(Residual):
 
     expansion = 4
 
-    def __init__(self, network: spec.ResNet, inputs: int, width: int, stride: int) -> None:
+    def __init__(self, network: config.ResNet, inputs: int, width: int, stride: int) -> None:
         super().__init__(network, inputs, width * 4, stride)
         self.conv1 = _conv(inputs, width, 1)
         self.bn1 = _norm(network, width)
@@ -182,13 +182,13 @@ class PadShortcut(nn.Module):
         return functional.pad(x[..., :: self.stride, :: self.stride], (0, 0, 0, 0, self.before, self.after))
 
 
-def _stage(network: spec.ResNet, inputs: int, width: int, depth: int, stride: int) -> nn.Sequential:
+def _stage(network: config.ResNet, inputs: int, width: int, depth: int, stride: int) -> nn.Sequential:
     block = _BLOCKS[network.block]
     rest = (block(network, width * block.expansion, width, 1) for _ in range(depth - 1))
     return nn.Sequential(block(network, inputs, width, stride), *rest)
 
 
-def _shortcut(network: spec.ResNet, inputs: int, outputs: int, stride: int) -> nn.Module:
+def _shortcut(network: config.ResNet, inputs: int, outputs: int, stride: int) -> nn.Module:
     if stride == 1 and inputs == outputs:
         return nn.Identity()
     if network.shortcut == "pad":
@@ -197,19 +197,19 @@ def _shortcut(network: spec.ResNet, inputs: int, outputs: int, stride: int) -> n
     return nn.Sequential(*projection, *([_activation(network)] if network.form == "sew" else []))
 
 
-def _hidden(network: spec.ResNet, channels: int) -> nn.Module:
+def _hidden(network: config.ResNet, channels: int) -> nn.Module:
     if network.hidden is None:
         return nn.Identity()
     return nn.Sequential(nn.Linear(channels, network.hidden), _activation(network))
 
 
-def _pool(network: spec.ResNet) -> nn.Module:
+def _pool(network: config.ResNet) -> nn.Module:
     if network.stem == "cifar":
         return nn.Identity()
     return (nn.AvgPool2d if network.form.startswith("qcfs") else nn.MaxPool2d)(3, stride=2, padding=1)
 
 
-def _activation(network: spec.ResNet, static: bool = False) -> nn.Module:
+def _activation(network: config.ResNet, static: bool = False) -> nn.Module:
     if network.neuron is not None:
         return Spiking(network.neuron, network.timesteps, static)
     if network.quantised is None:
@@ -224,14 +224,14 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
 
 
 def _norm(
-    network: spec.ResNet, channels: int, place: Literal["inner", "branch", "shortcut"] = "inner"
+    network: config.ResNet, channels: int, place: Literal["inner", "branch", "shortcut"] = "inner"
 ) -> nn.BatchNorm2d:
     norm = nn.BatchNorm2d(channels)
     nn.init.constant_(norm.weight, _gain(network, place))
     return norm
 
 
-def _gain(network: spec.ResNet, place: str) -> float:
+def _gain(network: config.ResNet, place: str) -> float:
     """Initial scale of a norm.
 
     tdBN (Zheng et al., 2021) is a batch norm over T*B whose scale begins at alpha v_threshold, alpha = 1, or

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from bkdsnn import spec
+from bkdsnn import config
 from bkdsnn.models.transformer import Attention, Transformer, initialise_linear, mlp, neuron
 
 
@@ -15,7 +15,7 @@ class Spikformer(Transformer):
     input.
     """
 
-    def __init__(self, network: spec.Spikformer, dataset: spec.Dataset) -> None:
+    def __init__(self, network: config.Spikformer, dataset: config.Dataset) -> None:
         # The reference projects tokens by linear layers at 32 x 32 pixels, by convolutions at 224 x 224, where every
         # stage of the stem pools. With convolutions q, k and v have no bias, and weights are drawn as torch does.
         linear = len(network.pools) < 4
@@ -33,7 +33,7 @@ class Spikformer(Transformer):
 class Block(nn.Module):
     """Attention and MLP, each followed by its neuron and added to its input, (T*B, D, h, w)."""
 
-    def __init__(self, network: spec.Spikformer, qkv_bias: bool) -> None:
+    def __init__(self, network: config.Spikformer, qkv_bias: bool) -> None:
         super().__init__()
         self.attention = Attention(network, qkv_bias)
         self.neuron1 = neuron(network)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from bkdsnn import spec
+from bkdsnn import config
 from bkdsnn.models.transformer import Attention, Transformer, mlp, neuron
 
 
 class Spikingformer(Transformer):
     """Every branch begins with a neuron, so the tokens are sums of currents: real numbers."""
 
-    def __init__(self, network: spec.Spikingformer, dataset: spec.Dataset) -> None:
+    def __init__(self, network: config.Spikingformer, dataset: config.Dataset) -> None:
         super().__init__(network, dataset, [Block(network) for _ in range(network.depth)])
 
     def embed(self, x: Tensor) -> Tensor:
@@ -22,7 +22,7 @@ class Spikingformer(Transformer):
 class Block(nn.Module):
     """Attention and MLP, each behind its neuron and added to its input, (T*B, D, h, w)."""
 
-    def __init__(self, network: spec.Spikingformer) -> None:
+    def __init__(self, network: config.Spikingformer) -> None:
         super().__init__()
         self.neuron1 = neuron(network)
         self.attention = Attention(network, qkv_bias=False)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from bkdsnn.distributed import Group
+from bkdsnn.machine.distributed import Group
 from bkdsnn.models.metaspikeformer import PaddedNorm
 from bkdsnn.models.transformer import StillNorm
 

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bkdsnn import spec
+from bkdsnn import config
 from bkdsnn.models.neurons import Spiking
 from bkdsnn.models.outputs import Network, Outputs
 
@@ -35,7 +35,9 @@ class Transformer(Network):
 
     last_layer = "head"
 
-    def __init__(self, network: spec.SpikingTransformer, dataset: spec.Dataset, blocks: Sequence[nn.Module]) -> None:
+    def __init__(
+        self, network: config.SpikingTransformer, dataset: config.Dataset, blocks: Sequence[nn.Module]
+    ) -> None:
         super().__init__()
         self.timesteps = network.timesteps
         self.sees_events = dataset.events is not None
@@ -88,7 +90,7 @@ class Attention(nn.Module):
     One projection of width 3 D is the same as three.
     """
 
-    def __init__(self, network: spec.SpikingTransformer, qkv_bias: bool) -> None:
+    def __init__(self, network: config.SpikingTransformer, qkv_bias: bool) -> None:
         super().__init__()
         self.heads, self.spiking = network.heads, network.spiking
         self.qkv = projection(network.dim, 3 * network.dim, bias=qkv_bias)
@@ -157,7 +159,7 @@ class StillNorm(nn.BatchNorm2d):
         return normalised
 
 
-def mlp(network: spec.SpikingTransformer) -> nn.Sequential:
+def mlp(network: config.SpikingTransformer) -> nn.Sequential:
     """Return the layers from what enters an MLP to the currents of its second projection: (T*B, D, h, w) to same."""
     hidden = network.mlp_ratio * network.dim
     return nn.Sequential(projection(network.dim, hidden), neuron(network), projection(hidden, network.dim))
@@ -168,7 +170,7 @@ def projection(inputs: int, outputs: int, bias: bool = True) -> nn.Sequential:
     return nn.Sequential(nn.Conv2d(inputs, outputs, 1, bias=bias), nn.BatchNorm2d(outputs))
 
 
-def neuron(network: spec.SpikingTransformer, static: bool = False, **changes: float) -> nn.Module:
+def neuron(network: config.SpikingTransformer, static: bool = False, **changes: float) -> nn.Module:
     """Return a layer of the network's neurons with `changes` to their spec, or a ReLU in form `ann`."""
     if network.neuron is None:
         return nn.ReLU()
@@ -182,14 +184,14 @@ def initialise_linear(module: nn.Module) -> None:
         nn.init.zeros_(module.get_parameter("bias"))
 
 
-def _stem(network: spec.SpikingTransformer, dataset: spec.Dataset) -> nn.Sequential:
+def _stem(network: config.SpikingTransformer, dataset: config.Dataset) -> nn.Sequential:
     """Four stages that turn images (B, 3, H, W), or folded frames (T*B, 2, H, W), into spikes (T*B, D, h, w)."""
     widths = (dataset.channels, network.dim // 8, network.dim // 4, network.dim // 2, network.dim)
     stages = enumerate(pairwise(widths), start=1)
     return nn.Sequential(*(_stage(network, index, *pair, index == 1 and not dataset.events) for index, pair in stages))
 
 
-def _stage(network: spec.SpikingTransformer, index: int, inputs: int, outputs: int, still: bool) -> nn.Sequential:
+def _stage(network: config.SpikingTransformer, index: int, inputs: int, outputs: int, still: bool) -> nn.Sequential:
     """Convolution, norm, neuron; a pool before the neuron with CML, behind it without. `still`: of still images."""
     norm = StillNorm(outputs, network.timesteps) if still else nn.BatchNorm2d(outputs)
     layers = [_conv(inputs, outputs), norm, neuron(network, static=still)]

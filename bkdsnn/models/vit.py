@@ -15,7 +15,7 @@ from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bkdsnn import spec
+from bkdsnn import config
 from bkdsnn.models.outputs import Network, Outputs
 
 
@@ -30,7 +30,7 @@ class ViT(VisionTransformer, Network):
     scale: Tensor
     shift: Tensor
 
-    def __init__(self, network: spec.ViT, dataset: spec.Dataset) -> None:
+    def __init__(self, network: config.ViT, dataset: config.Dataset) -> None:
         super().__init__(
             img_size=network.image_size,
             patch_size=network.patch,

@@ -20,7 +20,7 @@ from itertools import pairwise
 from torch import Tensor, nn
 from torch.nn import functional
 
-from bkdsnn import spec
+from bkdsnn import config
 from bkdsnn.models.neurons import Spiking
 from bkdsnn.models.outputs import Network, Outputs
 
@@ -34,7 +34,7 @@ class Wide7B(Network):
 
     last_layer = "head"
 
-    def __init__(self, network: spec.Wide7B, dataset: spec.Dataset) -> None:
+    def __init__(self, network: config.Wide7B, dataset: config.Dataset) -> None:
         super().__init__()
         self.timesteps = network.timesteps
         self.sample = (network.timesteps, dataset.channels)
@@ -78,7 +78,7 @@ class Unit(nn.Module):
     (T*B, inputs, h, w) to (T*B, width, h, w): small integers, sums of spikes.
     """
 
-    def __init__(self, network: spec.Wide7B, inputs: int, width: int) -> None:
+    def __init__(self, network: config.Wide7B, inputs: int, width: int) -> None:
         super().__init__()
         self.project = nn.Identity() if inputs == width else Layer(network, inputs, width, 1)
         self.branch = nn.Sequential(*(Layer(network, width, width, 3) for _ in range(2)))
@@ -92,6 +92,6 @@ class Unit(nn.Module):
 class Layer(nn.Sequential):
     """Convolution, norm and neurons: (T*B, inputs, h, w) to spikes (T*B, outputs, h, w)."""
 
-    def __init__(self, network: spec.Wide7B, inputs: int, outputs: int, kernel: int) -> None:
+    def __init__(self, network: config.Wide7B, inputs: int, outputs: int, kernel: int) -> None:
         convolution = nn.Conv2d(inputs, outputs, kernel, padding=kernel // 2, bias=False)
         super().__init__(convolution, nn.BatchNorm2d(outputs), Spiking(network.neuron, network.timesteps))

@@ -8,9 +8,10 @@ from pathlib import Path
 
 import torch
 
-from bkdsnn import errors, progress, slices
-from bkdsnn.execute import execute
-from bkdsnn.spec import RunSpec
+from bkdsnn.config import RunSpec
+from bkdsnn.core import errors, progress
+from bkdsnn.runs import slices
+from bkdsnn.training.execute import execute
 
 
 def attempt(spec: str, results: Path, largest: int | None) -> None:

@@ -18,9 +18,11 @@ from attempt import attempt
 from small_table import wait_for
 from training_example import assert_equal, changed, run
 
-from bkdsnn import data, ledger, paper
-from bkdsnn.errors import RESUMABLE
-from bkdsnn.runs import RunFolder
+from bkdsnn import data
+from bkdsnn.config import paper
+from bkdsnn.core.errors import RESUMABLE
+from bkdsnn.runs import ledger
+from bkdsnn.runs.run_folder import RunFolder
 
 KILLS = int(os.environ.get("BKDSNN_KILLS", "8"))
 EPOCHS = 12

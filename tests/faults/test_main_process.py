@@ -11,8 +11,8 @@ import pytest
 from calls import jobs, repository, snakemake, started
 from small_table import PATIENCE, SMALL_TABLE, in_training, runs_of_small_table, wait_for, with_small_table
 
-from bkdsnn import ledger
-from bkdsnn.runs import RunFolder
+from bkdsnn.runs import ledger
+from bkdsnn.runs.run_folder import RunFolder
 
 pytestmark = pytest.mark.workflow
 KILLS = max(2, int(os.environ.get("BKDSNN_KILLS", "8")) // 4)

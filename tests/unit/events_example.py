@@ -3,22 +3,22 @@
 import torch
 from transformers_example import SIZES
 
-from bkdsnn import spec
+from bkdsnn import config
 from bkdsnn.models import build
 
-PLIF = spec.Neuron(kind="plif", tau=2.0, surrogate="atan", alpha=2.0)
-LIF = spec.Neuron(kind="lif", tau=1.75, surrogate="sigmoid", alpha=4.0)
-TRANSFORMERS = {"spikformer": spec.Spikformer, "spikingformer": spec.Spikingformer}
+PLIF = config.Neuron(kind="plif", tau=2.0, surrogate="atan", alpha=2.0)
+LIF = config.Neuron(kind="lif", tau=1.75, surrogate="sigmoid", alpha=4.0)
+TRANSFORMERS = {"spikformer": config.Spikformer, "spikingformer": config.Spikingformer}
 TINY = {"dim": 24, "depth": 1, "heads": 4, "pools": (1, 2, 3, 4), "attention_scale": 1.0}
 
 
 def dataset(size=32, classes=10):
-    events = spec.Events(layout="cifar10-dvs", sensor=(size, size))
-    return spec.Dataset(name="events", format="events", classes=classes, image_size=size, events=events)
+    events = config.Events(layout="cifar10-dvs", sensor=(size, size))
+    return config.Dataset(name="events", format="events", classes=classes, image_size=size, events=events)
 
 
 def wide(timesteps=4, widths=(8, 8, 16, 16, 16), **changes):
-    return spec.Wide7B(name="tiny", widths=widths, neuron=PLIF, timesteps=timesteps, **changes)
+    return config.Wide7B(name="tiny", widths=widths, neuron=PLIF, timesteps=timesteps, **changes)
 
 
 def transformer(family, timesteps=4, base=None, **changes):

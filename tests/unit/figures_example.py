@@ -10,8 +10,8 @@ import json
 import re
 import zlib
 
-from bkdsnn import paper
-from bkdsnn.figures.plan import Figure, plan_figure
+from bkdsnn.config import paper
+from bkdsnn.config.figure_plans import Figure, plan_figure
 
 EPOCHS = 3
 CPU = "x86_64 CPU, 2 threads"
@@ -116,8 +116,8 @@ def remarks_of(picture):
 
 def drawn_picture(monkeypatch, plan, results, folder):
     """Draw a figure, and return its paths and the picture as it was when it was saved."""
-    from bkdsnn.figures import style
-    from bkdsnn.figures.draw import draw
+    from bkdsnn.report.figures import style
+    from bkdsnn.report.figures.draw import draw
 
     pictures, save = [], style.save
 

@@ -6,12 +6,12 @@ import torch
 from torch import nn
 
 from bkdsnn import models
+from bkdsnn.config.figure_plans import Figure, plan_figure
+from bkdsnn.config.paper import Expansion
 from bkdsnn.data import prepare
-from bkdsnn.evaluate import evaluate
-from bkdsnn.execute import open_loader, write_artefacts
-from bkdsnn.figures.plan import Figure, plan_figure
-from bkdsnn.paper import Expansion
-from bkdsnn.runs import RunFolder
+from bkdsnn.runs.run_folder import RunFolder
+from bkdsnn.training.evaluate import evaluate
+from bkdsnn.training.execute import open_loader, write_artefacts
 
 CPU = torch.device("cpu")
 CNN = {

@@ -8,9 +8,9 @@ from spikingjelly.activation_based import neuron as sj
 from spikingjelly.activation_based import surrogate
 from torch import nn
 
-from bkdsnn import spec
+from bkdsnn import config
 
-LIF = spec.Neuron(kind="lif", surrogate="sigmoid", alpha=4.0)
+LIF = config.Neuron(kind="lif", surrogate="sigmoid", alpha=4.0)
 EAGER = LIF.model_copy(update={"v_threshold": 0.25})  # fires often enough for every branch of a tiny network to matter
 
 

@@ -13,7 +13,7 @@ PROCESSES = 2
 def together(function: Callable[..., Any], *arguments: Any) -> list[Any]:
     """Return what `function(group, *arguments)` returned in each process."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "bkdsnn.execute", "timm.data.mixup"])
+    context.set_forkserver_preload(["torch", "bkdsnn.training.execute", "timm.data.mixup"])
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
@@ -37,7 +37,7 @@ def together(function: Callable[..., Any], *arguments: Any) -> list[Any]:
 def _call(rank, port, pipe, function, arguments):
     import torch
 
-    from bkdsnn.distributed import join
+    from bkdsnn.machine.distributed import join
 
     torch.set_num_threads(1)
     os.environ |= {"RANK": str(rank), "WORLD_SIZE": str(PROCESSES)}

@@ -2,10 +2,10 @@
 
 import numpy as np
 
+from bkdsnn.config import Dataset, Events
 from bkdsnn.data import prepare
 from bkdsnn.data.events import aedat3, formats
 from bkdsnn.data.events.recording import Recording
-from bkdsnn.spec import Dataset, Events
 
 NMNIST = Events(layout="n-mnist", sensor=(34, 34))
 TINY = Dataset(name="tiny", format="events", classes=2, image_size=36, events=NMNIST, folder="set", page="nowhere")

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from bkdsnn.paper import Cell, Column, Plan, Row, Scale, Table
-from bkdsnn.spec import Dataset, Digits, Neuron, Recipe, ResNet, RunSpec
+from bkdsnn.config import Dataset, Digits, Neuron, Recipe, ResNet, RunSpec
+from bkdsnn.config.paper import Cell, Column, Plan, Row, Scale, Table
 
 IMAGES = 100
 SEEDS = (0, 1, 2)

@@ -12,18 +12,20 @@ from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
-from bkdsnn import cli, models, paper, progress
+from bkdsnn import cli, models
 from bkdsnn.analysis import activity as analysis
 from bkdsnn.analysis import energy
 from bkdsnn.analysis.activity import analyse, measure
+from bkdsnn.analysis.activity_records import activity_path, read_activity
 from bkdsnn.analysis.counts import counting
-from bkdsnn.analysis.records import activity_path, read_activity
+from bkdsnn.config import paper
+from bkdsnn.core import progress
+from bkdsnn.core.errors import UserError
 from bkdsnn.data import prepare
 from bkdsnn.data.events.frames import convert
-from bkdsnn.errors import UserError
-from bkdsnn.execute import execute, open_loader
 from bkdsnn.models.neurons import Spiking
-from bkdsnn.runs import RunFolder
+from bkdsnn.runs.run_folder import RunFolder
+from bkdsnn.training.execute import execute, open_loader
 
 CPU = torch.device("cpu")
 # One run of each family and form: table, row, column.

@@ -8,13 +8,13 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from bkdsnn import models, paper
+from bkdsnn import models
 from bkdsnn.analysis import energy
+from bkdsnn.analysis.activity_records import Activity, Feature, Layer
 from bkdsnn.analysis.counts import counting
 from bkdsnn.analysis.energy import Constants, Operations
-from bkdsnn.analysis.records import Activity, Feature, Layer
+from bkdsnn.config import Neuron, paper
 from bkdsnn.models.neurons import Spiking
-from bkdsnn.spec import Neuron
 
 FEATURE = Feature(tap="stage4", mean=0.1, nonzero=0.1, binary=True, integer=True)
 

@@ -7,12 +7,13 @@ import pytest
 import torch
 from figures_example import R18, figure_plan
 
-from bkdsnn import checkpoint, models
-from bkdsnn.analysis.features import WIDTH, Tally, analyse, features_path, read_features, tallied
+from bkdsnn import models
+from bkdsnn.analysis.feature_histograms import WIDTH, Tally, analyse, features_path, read_features, tallied
+from bkdsnn.core.errors import UserError
 from bkdsnn.data import prepare
-from bkdsnn.errors import UserError
-from bkdsnn.execute import execute, open_loader
-from bkdsnn.runs import RunFolder
+from bkdsnn.runs import checkpoint
+from bkdsnn.runs.run_folder import RunFolder
+from bkdsnn.training.execute import execute, open_loader
 
 CPU = torch.device("cpu")
 PANELS = (

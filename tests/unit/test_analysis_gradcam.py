@@ -17,14 +17,15 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import nn
 from torch.nn import functional
 
-from bkdsnn import cli, models, paper
+from bkdsnn import cli, models
 from bkdsnn.analysis.cams import Cams, Classifier
 from bkdsnn.analysis.gradcam import analyse
 from bkdsnn.analysis.likeness import Likeness, cosines, overlaps, top
 from bkdsnn.analysis.maps import maps_paths, read_maps
-from bkdsnn.errors import UserError
-from bkdsnn.execute import open_loader
-from bkdsnn.runs import RunFolder
+from bkdsnn.config import paper
+from bkdsnn.core.errors import UserError
+from bkdsnn.runs.run_folder import RunFolder
+from bkdsnn.training.execute import open_loader
 
 # One run of each family and form: table, row, column.
 RUNS = {
@@ -442,7 +443,7 @@ def test_what_cannot_be_measured_is_refused(plan, copy):
 
     weights = models.build(runs[0].network, runs[0].dataset).state_dict()
     weights["fc.weight"][:] = torch.nan
-    from bkdsnn.checkpoint import write_tensors
+    from bkdsnn.runs.checkpoint import write_tensors
 
     write_tensors(teacher / "weights.safetensors", weights, {"spec": runs[0].digest})
     with pytest.raises(UserError, match=rf"{teacher.name}: its maps are not finite numbers"):
@@ -526,9 +527,9 @@ def test_the_command_refuses_other_figures_and_unfinished_runs(tmp_path, capsys)
 def test_neither_training_nor_reading_imports_the_package():
     heavy = ["pytorch_grad_cam", "cv2", "ttach", "matplotlib", "pandas"]
     code = (
-        "import sys, bkdsnn.cli, bkdsnn.settings, bkdsnn.figures.plan, bkdsnn.analysis.maps;"
+        "import sys, bkdsnn.cli, bkdsnn.config.settings, bkdsnn.config.figure_plans, bkdsnn.analysis.maps;"
         f"print([name for name in [*{heavy}, 'torch'] if name in sys.modules]);"
-        "import bkdsnn.execute, bkdsnn.train;"
+        "import bkdsnn.training.execute, bkdsnn.training.train;"
         f"print([name for name in {heavy} if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

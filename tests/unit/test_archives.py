@@ -8,8 +8,8 @@ import zlib
 
 import pytest
 
-from bkdsnn.archives import half_of_the_disk, unpack
-from bkdsnn.errors import UserError
+from bkdsnn.core.archives import half_of_the_disk, unpack
+from bkdsnn.core.errors import UserError
 
 LINKS = (tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.CHRTYPE, tarfile.BLKTYPE, tarfile.FIFOTYPE)
 

@@ -5,12 +5,13 @@ import json
 import pytest
 from training_example import CPU, run
 
-from bkdsnn import cli, paper
-from bkdsnn.attempts import expect_progress, standing
+from bkdsnn import cli
+from bkdsnn.config import paper
+from bkdsnn.core.errors import Interrupted, UserError
 from bkdsnn.data import prepare
-from bkdsnn.errors import Interrupted, UserError
-from bkdsnn.execute import execute
-from bkdsnn.runs import RunFolder
+from bkdsnn.runs.attempts import expect_progress, standing
+from bkdsnn.runs.run_folder import RunFolder
+from bkdsnn.training.execute import execute
 
 
 @pytest.fixture

@@ -9,17 +9,18 @@ from pathlib import Path
 
 import pytest
 
-from bkdsnn import files, paper
+from bkdsnn.budget.budget_text import Advice, excess, summary
 from bkdsnn.budget.calibration import Calibration, Times
 from bkdsnn.budget.estimate import Budget, Priced, Span, Wanted, prepared, price
 from bkdsnn.budget.evidence import MODEL, Bytes, Evidence
-from bkdsnn.budget.history import Finished, epochs_done, read_finished
-from bkdsnn.budget.report import Advice, excess, summary
+from bkdsnn.budget.past_runs import Finished, epochs_done, read_finished
 from bkdsnn.budget.targets import runs_of
 from bkdsnn.budget.work import Size, Work, size
-from bkdsnn.errors import UserError
-from bkdsnn.figures import plan as figures
-from bkdsnn.settings import Settings
+from bkdsnn.config import figure_plans as figures
+from bkdsnn.config import paper
+from bkdsnn.config.settings import Settings
+from bkdsnn.core import files
+from bkdsnn.core.errors import UserError
 
 ROOT = Path(__file__).parents[2]
 PLAN = paper.plan("table2c", "demo", seeds=[0, 1])

@@ -6,11 +6,13 @@ import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
-from bkdsnn import devices, models, paper
+from bkdsnn import models
 from bkdsnn.budget.calibrate import LEAST, Marks, calibrate
 from bkdsnn.budget.calibration import Calibration
 from bkdsnn.budget.work import Work
-from bkdsnn.progress import log
+from bkdsnn.config import paper
+from bkdsnn.core.progress import log
+from bkdsnn.machine import devices
 
 CPU = torch.device("cpu")
 PLAN = paper.plan("table2a", "smoke")

@@ -17,11 +17,14 @@ import pytest
 import torch
 from safetensors.torch import load
 
-from bkdsnn import checkpoint, cli, paper, progress
-from bkdsnn.errors import RESUMABLE, Interrupted, UserError
-from bkdsnn.execute import execute
-from bkdsnn.runs import RunFolder
-from bkdsnn.settings import Settings
+from bkdsnn import cli
+from bkdsnn.config import paper
+from bkdsnn.config.settings import Settings
+from bkdsnn.core import progress
+from bkdsnn.core.errors import RESUMABLE, Interrupted, UserError
+from bkdsnn.runs import checkpoint
+from bkdsnn.runs.run_folder import RunFolder
+from bkdsnn.training.execute import execute
 
 ROOT = Path(__file__).parents[2]
 CPU = torch.device("cpu")
@@ -258,7 +261,7 @@ def test_recordings_are_integrated_and_a_terminated_conversion_leaves_nothing(tm
     assert bkdsnn("data", name, *SMOKE, cwd=tmp_path) == (0, "", "")
     before = contents(tmp_path)
     probe = (
-        "import os, signal, sys; from bkdsnn import cli, progress; progress.EVERY = 0;"
+        "import os, signal, sys; from bkdsnn import cli; from bkdsnn.core import progress; progress.EVERY = 0;"
         "told = lambda record: record.msg == 'stopped' or os.kill(os.getpid(), signal.SIGTERM);"
         "progress.log.addFilter(told);"
         f"sys.exit(cli.main(['frames', '{name}', '--timesteps', '4', '--scale', 'smoke']))"
@@ -403,8 +406,8 @@ def test_a_training_at_demo_scale_imports_no_heavy_package_and_tells_the_time_le
 
 def test_plans_are_built_without_torch(tmp_path):
     probe = (
-        "import sys; from bkdsnn import paper, settings;"
-        "runs = [paper.all_runs(scale) for scale in paper.scale_names()];"
+        "import sys; from bkdsnn.config import paper, settings;"
+        "runs = [paper.all_runs(scale) for scale in catalogue.scale_names()];"
         f"print(all(runs), [name for name in {('torch', 'numpy', *HEAVY)!r} if name in sys.modules])"
     )
     assert python("-c", probe, cwd=tmp_path).stdout == "True []\n"

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from bkdsnn.config import Dataset
 from bkdsnn.data.digits import build
-from bkdsnn.spec import Dataset
 
 CATALOGUE = yaml.safe_load((Path(__file__).parents[2] / "config" / "datasets.yaml").read_text())
 

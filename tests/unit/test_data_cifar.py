@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import yaml
 
+from bkdsnn.config import Dataset
+from bkdsnn.core.errors import UserError
 from bkdsnn.data import prepare
 from bkdsnn.data.cifar import read
-from bkdsnn.errors import UserError
-from bkdsnn.spec import Dataset
 
 CATALOGUE = yaml.safe_load((Path(__file__).parents[2] / "config" / "datasets.yaml").read_text())
 CIFAR10 = Dataset(name="ten", **{**CATALOGUE["cifar10"], "folder": "c"})

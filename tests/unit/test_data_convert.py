@@ -12,11 +12,11 @@ import pytest
 import yaml
 from PIL import Image
 
-from bkdsnn.archives import unpack
+from bkdsnn.config import Dataset
+from bkdsnn.core.archives import unpack
+from bkdsnn.core.errors import UserError
 from bkdsnn.data.cifar import read
 from bkdsnn.data.convert import MOST, convert
-from bkdsnn.errors import UserError
-from bkdsnn.spec import Dataset
 
 CATALOGUE = yaml.safe_load((Path(__file__).parents[2] / "config" / "datasets.yaml").read_text())
 CIFAR10 = Dataset(name="ten", **CATALOGUE["cifar10"])

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from bkdsnn.config import Dataset, Digits
 from bkdsnn.data.digits import TRAIN_SCANS, build
-from bkdsnn.spec import Dataset, Digits
 
 RED, BLUE = slice(0, 1), slice(2, 3)  # channels of the tens and of the ones
 

@@ -10,9 +10,9 @@ from PIL import Image
 from torchvision import transforms
 from torchvision.transforms import InterpolationMode
 
+from bkdsnn.config import Augment, Dataset, ResizedCrop, View
+from bkdsnn.core.errors import UserError
 from bkdsnn.data import open_data, prepare
-from bkdsnn.errors import UserError
-from bkdsnn.spec import Augment, Dataset, ResizedCrop, View
 
 STANDARD = Augment(resized_crop=ResizedCrop(), flip=True)
 WHOLE = Augment(resized_crop=ResizedCrop(), flip=True, randaugment="rand-m9-mstd0.5-inc1", erasing=0.5)

@@ -9,11 +9,11 @@ import torch
 from timm.data.random_erasing import RandomErasing
 from torchvision.transforms import functional as reference
 
+from bkdsnn.config import Augment, Dataset
+from bkdsnn.core.streams import generator, seeded
 from bkdsnn.data.arrays import Arrays
 from bkdsnn.data.augment import Erasing, augmented, window
 from bkdsnn.data.loader import ImageLoader, MemorySplit
-from bkdsnn.spec import Augment, Dataset
-from bkdsnn.streams import generator, seeded
 
 CPU = torch.device("cpu")
 SPEC = Dataset(

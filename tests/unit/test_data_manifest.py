@@ -10,10 +10,10 @@ import pytest
 import torch
 import yaml
 
-from bkdsnn import spec
+from bkdsnn import config
+from bkdsnn.config import Augment, Dataset, Digits, ResizedCrop
+from bkdsnn.core.errors import UserError
 from bkdsnn.data import open_data, prepare
-from bkdsnn.errors import UserError
-from bkdsnn.spec import Augment, Dataset, Digits, ResizedCrop
 
 CATALOGUE = yaml.safe_load((Path(__file__).parents[2] / "config" / "datasets.yaml").read_text())
 CIFAR10 = Dataset(name="ten", **{**CATALOGUE["cifar10"], "folder": "c"})
@@ -119,7 +119,7 @@ def test_a_manifest_of_another_spec_is_refused_and_the_key_named(change, key, tm
 
 def test_a_manifest_of_an_older_data_version_is_refused(tmp_path, monkeypatch):
     prepare(EMBEDDED, None, tmp_path / "m.json")
-    monkeypatch.setitem(spec.VERSIONS, "data", 999)
+    monkeypatch.setitem(config.VERSIONS, "data", 999)
     with pytest.raises(UserError, match="'version' is 1, but this run's dataset 'tiny' has 999"):
         _open(EMBEDDED, tmp_path / "m.json")
 
@@ -212,7 +212,7 @@ def test_opening_embedded_data_imports_no_heavy_library(tmp_path):
 import sys, torch
 from pathlib import Path
 from bkdsnn.data import open_data
-from bkdsnn.spec import Augment, Dataset
+from bkdsnn.config import Augment, Dataset
 dataset = Dataset(**{EMBEDDED.model_dump()!r})
 loader = open_data(dataset, Path({str(tmp_path / "m.json")!r}), batch_size=4, augment=Augment(), seed=0,
                    device=torch.device("cpu"))

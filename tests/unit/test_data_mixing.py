@@ -10,11 +10,11 @@ import torch
 from timm.data.mixup import Mixup
 from torch.nn import functional
 
+from bkdsnn.config import Mix, Recipe
+from bkdsnn.core.errors import UserError
+from bkdsnn.core.streams import key, seeded
 from bkdsnn.data.loader import Batch
 from bkdsnn.data.mixing import Mixing, smoothed
-from bkdsnn.errors import UserError
-from bkdsnn.spec import Mix, Recipe
-from bkdsnn.streams import key, seeded
 
 MIXES = [
     Mix(mixup=0.5),
@@ -155,8 +155,8 @@ def test_a_recipe_that_does_not_mix_loads_no_timm():
 import sys, torch
 from bkdsnn.data.loader import Batch
 from bkdsnn.data.mixing import Mixing
-from bkdsnn.optim import make_optimizer
-from bkdsnn.spec import Recipe
+from bkdsnn.training.optim import make_optimizer
+from bkdsnn.config import Recipe
 recipe = Recipe(epochs=2, batch_size=4, optimizer="adamw", lr=0.1, label_smoothing=0.1, decay_vectors=False)
 images = torch.zeros(4, 3, 2, 2)
 Mixing(recipe, 3, 0)(Batch(images, images, torch.zeros(4, dtype=torch.int64)), 0, 0)

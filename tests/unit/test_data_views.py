@@ -14,10 +14,10 @@ from timm.data.auto_augment import rand_augment_transform
 from timm.data.transforms import RandomResizedCropAndInterpolation
 from torchvision import transforms
 
+from bkdsnn.config import Augment, Dataset, ResizedCrop, View
+from bkdsnn.core.streams import generator, seeded
 from bkdsnn.data.randaugment import check_notation, posterise, randaugment
 from bkdsnn.data.views import ArrayPictures, CentralView, RandomView, ViewSplit, random_box
-from bkdsnn.spec import Augment, Dataset, ResizedCrop, View
-from bkdsnn.streams import generator, seeded
 
 CIFAR = "rand-m9-n1-mstd0.4-inc1"
 SQUARE = ResizedCrop(scale=(1, 1), ratio=(1, 1), interpolation="bicubic")

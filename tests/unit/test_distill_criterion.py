@@ -8,12 +8,12 @@ import pytest
 import torch
 from test_distill_losses import run_spec
 
+from bkdsnn.config import BKD, KDSNN, LD, TET, CrossEntropy, HardLD, LaSNN, TaskLoss, Term
+from bkdsnn.core.errors import UserError
+from bkdsnn.core.streams import generator
 from bkdsnn.distill import METHODS, Criterion
 from bkdsnn.distill.restoration import blur_mask
-from bkdsnn.errors import UserError
 from bkdsnn.models.outputs import Outputs
-from bkdsnn.spec import BKD, KDSNN, LD, TET, CrossEntropy, HardLD, LaSNN, TaskLoss, Term
-from bkdsnn.streams import generator
 
 T, B, K = 2, 4, 3
 STUDENT = {"stage1": (2, 4, 4), "stage2": (3, 2, 2)}

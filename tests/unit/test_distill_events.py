@@ -6,10 +6,10 @@ from events_example import NETWORKS, dataset, frames, seeded
 from test_distill_criterion import SAME, WIDER, B, T, criterion, losses, outputs
 
 from bkdsnn import models
+from bkdsnn.config import BKD, KDSNN, LD, LaSNN, RunSpec
+from bkdsnn.core.streams import generator
 from bkdsnn.distill import Criterion
 from bkdsnn.distill.restoration import blur_mask
-from bkdsnn.spec import BKD, KDSNN, LD, LaSNN, RunSpec
-from bkdsnn.streams import generator
 
 SWAPPED = BKD(weight=0.3, blur_ratio=0.4, swapped=True)
 TAUGHT = {

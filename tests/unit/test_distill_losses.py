@@ -13,9 +13,9 @@ import numpy as np
 import pytest
 import torch
 
+from bkdsnn.config import BKD, KDSNN, LD, TET, CrossEntropy, HardLD, LaSNN, RunSpec
 from bkdsnn.distill import Criterion
 from bkdsnn.models.outputs import Outputs
-from bkdsnn.spec import BKD, KDSNN, LD, TET, CrossEntropy, HardLD, LaSNN, RunSpec
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "losses.json"
 T, B, K, SIZE = 2, 2, 3, 2

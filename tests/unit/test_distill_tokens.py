@@ -7,12 +7,12 @@ from test_distill_criterion import TERMS
 from test_distill_losses import run_spec, triangle
 from torch.nn import functional as F
 
+from bkdsnn.config import BKD, KDSNN, LD, TET, CrossEntropy, LaSNN
+from bkdsnn.core.streams import generator
 from bkdsnn.distill import Criterion
 from bkdsnn.distill.features import pair_stages, resample
 from bkdsnn.distill.restoration import Restoration, blur_mask
 from bkdsnn.models.outputs import Outputs
-from bkdsnn.spec import BKD, KDSNN, LD, TET, CrossEntropy, LaSNN
-from bkdsnn.streams import generator
 
 T, B, K = 2, 3, 3
 STUDENT = {f"block{i}": (4, 8, 8) for i in (1, 2)}

@@ -11,19 +11,20 @@ from pydantic import ValidationError
 from torch import nn
 from training_example import CPU, assert_equal, changed, losses, run
 
-from bkdsnn import data, paper, streams
+from bkdsnn import data
+from bkdsnn.config import Mix, paper
+from bkdsnn.core import streams
+from bkdsnn.core.errors import Interrupted, UserError
 from bkdsnn.data.mixing import Mixing
-from bkdsnn.distributed import ALONE, join
-from bkdsnn.errors import Interrupted, UserError
-from bkdsnn.evaluate import evaluate
-from bkdsnn.execute import execute, open_loader
+from bkdsnn.machine.distributed import ALONE, join
 from bkdsnn.models.metaspikeformer import PaddedNorm
 from bkdsnn.models.synced import synchronise
 from bkdsnn.models.transformer import StillNorm
-from bkdsnn.runs import RunFolder
-from bkdsnn.spec import Mix
-from bkdsnn.train import build, imitated, load_teacher
-from bkdsnn.trained import shared
+from bkdsnn.runs.run_folder import RunFolder
+from bkdsnn.training.evaluate import evaluate
+from bkdsnn.training.execute import execute, open_loader
+from bkdsnn.training.train import build, imitated, load_teacher
+from bkdsnn.training.trained import shared
 
 CNN = paper.plan("table2a", "smoke").cell("bkdsnn", "resnet20-cifar10").runs[0]
 TRANSFORMER = paper.plan("table2b", "smoke").cell("bkdsnn", "sformer-4-384-cifar10").runs[0]

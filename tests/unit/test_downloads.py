@@ -10,10 +10,10 @@ import pytest
 import torch
 import torchvision
 
-from bkdsnn import checkpoint
-from bkdsnn.errors import UserError
-from bkdsnn.spec import Pretrained
-from bkdsnn.weights import fetch, stored
+from bkdsnn.config import Pretrained
+from bkdsnn.core.errors import UserError
+from bkdsnn.data.published import fetch, stored
+from bkdsnn.runs import checkpoint
 
 NAME = "torchvision/ResNet18_Weights.IMAGENET1K_V1"
 

@@ -9,9 +9,9 @@ from torch import Tensor
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms import functional as reference
 
-from bkdsnn.data.events.augment import ANGLE, KINDS, SHEAR, SHIFT, Changes, ClipAugment, drawn, resampled, sources
-from bkdsnn.spec import Augment
-from bkdsnn.streams import generator
+from bkdsnn.config import Augment
+from bkdsnn.core.streams import generator
+from bkdsnn.data.events.clip_augment import ANGLE, KINDS, SHEAR, SHIFT, Changes, ClipAugment, drawn, resampled, sources
 
 BOTH = Augment(flip=True, neuromorphic=True)
 

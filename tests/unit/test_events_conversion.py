@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 from recordings_example import GESTURE, NMNIST, TEST, TINY, TRAIN, alter, gestures, prepared, recording, state
 
-from bkdsnn import files, progress, spec
+from bkdsnn import config
+from bkdsnn.config import Dataset
+from bkdsnn.core import files, progress
+from bkdsnn.core.errors import UserError
 from bkdsnn.data import prepare
 from bkdsnn.data.events import aedat3, formats, frames, layouts
-from bkdsnn.errors import UserError
-from bkdsnn.spec import Dataset
 
 ROOT = Path(__file__).parents[2]
 
@@ -107,7 +108,7 @@ def test_frames_made_by_other_settings_are_refused_and_made_again(manifest, chan
 
 def test_frames_of_an_older_data_version_are_refused(manifest, monkeypatch):
     frames.convert(TINY, manifest, 4)
-    monkeypatch.setitem(spec.VERSIONS, "data", 999)
+    monkeypatch.setitem(config.VERSIONS, "data", 999)
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "version": 999}))
     with pytest.raises(UserError, match="'version' is 1, but this run needs 999"):
         frames.load(TINY, manifest, 4)
@@ -167,7 +168,7 @@ def process(manifest, first=""):
 {first}
 from pathlib import Path
 from bkdsnn.data.events import frames
-from bkdsnn.spec import Dataset
+from bkdsnn.config import Dataset
 frames.convert(Dataset(**{TINY.model_dump()!r}), Path({str(manifest)!r}), 4)
 """
     return subprocess.Popen([sys.executable, "-c", script], cwd=ROOT, stderr=subprocess.PIPE, text=True)

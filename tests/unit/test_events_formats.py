@@ -10,11 +10,12 @@ import sys
 import numpy as np
 import pytest
 
+from bkdsnn.config import Events
+from bkdsnn.core.errors import UserError
 from bkdsnn.data.events import aedat2, aedat3, bin5, dat2, formats, npy
 from bkdsnn.data.events.aedat3 import Clip
+from bkdsnn.data.events.published_sets import SUFFIX
 from bkdsnn.data.events.recording import Recording
-from bkdsnn.errors import UserError
-from bkdsnn.spec import Events
 
 # The largest t, y, x that each format can hold.
 LIMITS = {
@@ -126,7 +127,7 @@ def test_npy_takes_fields_by_name_whatever_integers_they_are(tmp_path, kinds):
 @pytest.mark.parametrize("count", [0, 1, 100, 4096, 9000])
 def test_random_recordings_round_trip_exactly(tmp_path, layout, count):
     written = _random(layout, count, seed=count)
-    path = tmp_path / f"a{formats.SUFFIX[layout]}"
+    path = tmp_path / f"a{SUFFIX[layout]}"
     formats.write(path, written, layout)
     _assert_equal(formats.FORMATS[layout].read(path), written)
     assert list(tmp_path.iterdir()) == [path]

@@ -7,10 +7,10 @@ import pytest
 from recordings_example import recording
 from spikingjelly.datasets.utils import integrate_events_by_fixed_frames_number
 
+from bkdsnn.config import Events
+from bkdsnn.core.errors import UserError
 from bkdsnn.data.events import frames
 from bkdsnn.data.events.recording import Recording
-from bkdsnn.errors import UserError
-from bkdsnn.spec import Events
 
 ROOT = Path(__file__).parents[2]
 

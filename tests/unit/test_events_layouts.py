@@ -4,10 +4,11 @@ from pathlib import Path
 
 import pytest
 
+from bkdsnn.config import Dataset, Events
+from bkdsnn.core.errors import UserError
 from bkdsnn.data.events import aedat3
-from bkdsnn.data.events.layouts import SPLITS, Item, balanced, expected, items
-from bkdsnn.errors import UserError
-from bkdsnn.spec import Dataset, Events
+from bkdsnn.data.events.layouts import Item, balanced, items
+from bkdsnn.data.events.published_sets import SPLITS, expected
 
 
 def _spec(layout: str, classes: int) -> Dataset:

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
+from bkdsnn.config import Augment, Dataset, Digits, Events, ResizedCrop, Simulated
+from bkdsnn.core.errors import UserError
 from bkdsnn.data import open_data, prepare
 from bkdsnn.data.events import frames
+from bkdsnn.data.events.event_loader import EventLoader
 from bkdsnn.data.events.frames import Clips
-from bkdsnn.data.events.loader import EventLoader
-from bkdsnn.errors import UserError
-from bkdsnn.spec import Augment, Dataset, Digits, Events, ResizedCrop, Simulated
 
 CPU = torch.device("cpu")
 BOTH = Augment(flip=True, neuromorphic=True)
@@ -192,7 +192,7 @@ def test_training_on_events_imports_no_heavy_library(manifest):
 import sys, torch
 from pathlib import Path
 from bkdsnn.data import open_data
-from bkdsnn.spec import Augment, Dataset
+from bkdsnn.config import Augment, Dataset
 dataset = Dataset.model_validate_json({EMBEDDED.model_dump_json()!r})
 augment = Augment(flip=True, neuromorphic=True)
 loader = open_data(dataset, Path({str(manifest)!r}), batch_size=4, augment=augment, seed=0, device=torch.device("cpu"),

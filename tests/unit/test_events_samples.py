@@ -6,10 +6,10 @@ import tarfile
 import numpy as np
 import pytest
 
+from bkdsnn.config import Events
+from bkdsnn.core.errors import UserError
 from bkdsnn.data.events import aedat2, aedat3, bin5, formats
 from bkdsnn.data.events.recording import Recording
-from bkdsnn.errors import UserError
-from bkdsnn.spec import Events
 
 GESTURES = "events/dvs128gesture"
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from bkdsnn.config import Dataset, Events, Simulated
+from bkdsnn.core.errors import UserError
 from bkdsnn.data.digits import TRAIN_SCANS, load_scans
 from bkdsnn.data.events import formats
 from bkdsnn.data.events.layouts import items
 from bkdsnn.data.events.recording import Recording
 from bkdsnn.data.events.simulate import DURATION, PAPER, Scene, build, record
-from bkdsnn.errors import UserError
-from bkdsnn.spec import Dataset, Events, Simulated
 
 LAYOUTS = ["cifar10-dvs", "dvs128-gesture", "n-caltech101", "n-mnist", "n-cars", "dvs-lip"]
 

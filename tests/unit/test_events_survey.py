@@ -6,11 +6,11 @@ import shutil
 import pytest
 from recordings_example import GESTURE, NMNIST, TEST, TINY, TRAIN, gestures, prepared, state
 
+from bkdsnn.config import Simulated
+from bkdsnn.core.errors import UserError
 from bkdsnn.data import prepare
 from bkdsnn.data.events import aedat3, frames
 from bkdsnn.data.layout import check_counts, real_folder
-from bkdsnn.errors import UserError
-from bkdsnn.spec import Simulated
 
 
 @pytest.fixture

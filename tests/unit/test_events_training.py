@@ -8,13 +8,15 @@ import torch
 from safetensors.torch import load_file
 from training_example import CPU, assert_equal, changed, compare_sliced, losses, run
 
-from bkdsnn import data, models, paper, streams, train
+from bkdsnn import data, models
+from bkdsnn.config import Augment, Mix, paper
+from bkdsnn.core import streams
+from bkdsnn.core.errors import UserError
 from bkdsnn.data.events import frames
 from bkdsnn.data.mixing import Mixing
-from bkdsnn.errors import UserError
-from bkdsnn.execute import open_loader
 from bkdsnn.models import Network
-from bkdsnn.spec import Augment, Mix
+from bkdsnn.training import train
+from bkdsnn.training.execute import open_loader
 
 # All that the published recipes for events do to a batch; mixing ends within the run.
 PUBLISHED = {

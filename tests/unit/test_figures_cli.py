@@ -9,10 +9,12 @@ import pytest
 import torch
 from figures_example import finish
 
-from bkdsnn import cli, paper, progress
+from bkdsnn import cli
+from bkdsnn.config import paper
+from bkdsnn.config.figure_plans import load_figure, plan_figure
+from bkdsnn.core import progress
 from bkdsnn.data import prepare
-from bkdsnn.execute import execute
-from bkdsnn.figures.plan import load_figure, plan_figure
+from bkdsnn.training.execute import execute
 
 CPU = torch.device("cpu")
 
@@ -90,8 +92,8 @@ def test_an_unknown_figure_is_refused(command):
 
 def test_training_imports_neither_matplotlib_nor_figures():
     code = (
-        "import sys, bkdsnn.cli, bkdsnn.execute, bkdsnn.train, bkdsnn.analysis.features\n"
-        "print({'matplotlib', 'pandas', 'pytorch_grad_cam', 'bkdsnn.figures.style'} & set(sys.modules))"
+        "import sys, bkdsnn.cli, bkdsnn.training.execute, bkdsnn.training.train, bkdsnn.analysis.feature_histograms\n"
+        "print({'matplotlib', 'pandas', 'pytorch_grad_cam', 'bkdsnn.report.figures.style'} & set(sys.modules))"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
     assert done.stdout.strip() == "set()"

@@ -22,12 +22,13 @@ from figures_example import (
 )
 from matplotlib.text import Text
 
-from bkdsnn import devices, paper
-from bkdsnn.errors import UserError
-from bkdsnn.figures import style
-from bkdsnn.figures.curves import ON_CPU, apart
-from bkdsnn.figures.draw import draw
-from bkdsnn.figures.plan import load_figure, plan_figure
+from bkdsnn.config import paper
+from bkdsnn.config.figure_plans import load_figure, plan_figure
+from bkdsnn.core.errors import UserError
+from bkdsnn.machine import devices
+from bkdsnn.report.figures import style
+from bkdsnn.report.figures.curves import ON_CPU, apart
+from bkdsnn.report.figures.draw import draw
 
 PANEL = {**R18, "curves": [LOSSES[0], LOSSES[3]]}
 GPU = "NVIDIA H200"

@@ -5,12 +5,12 @@ import json
 import pytest
 from figures_example import LOSSES, drawn_picture, figure_plan, pdf_text, records, remarks_of
 
-from bkdsnn import paper
-from bkdsnn.analysis.records import activity_path
-from bkdsnn.errors import UserError
-from bkdsnn.figures import style
-from bkdsnn.figures.draw import draw
-from bkdsnn.figures.plan import load_figure, plan_figure
+from bkdsnn.analysis.activity_records import activity_path
+from bkdsnn.config import paper
+from bkdsnn.config.figure_plans import load_figure, plan_figure
+from bkdsnn.core.errors import UserError
+from bkdsnn.report.figures import style
+from bkdsnn.report.figures.draw import draw
 
 PANEL = {"title": "S, ImageNet", "table": "table4b", "column": "sformer-8-384-imagenet", "curves": LOSSES[:2]}
 QUANTITIES = ("q", "k", "v", "attention")

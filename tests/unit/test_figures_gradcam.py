@@ -10,8 +10,8 @@ from torch import nn
 
 from bkdsnn.analysis.gradcam import analyse
 from bkdsnn.analysis.maps import read_maps
-from bkdsnn.errors import UserError
-from bkdsnn.figures.draw import draw
+from bkdsnn.core.errors import UserError
+from bkdsnn.report.figures.draw import draw
 
 IMAGES = (2, 99)
 

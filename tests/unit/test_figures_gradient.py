@@ -7,11 +7,11 @@ import pytest
 from figures_example import LOSSES, R18, drawn_picture, figure_plan, finish, pdf_text, records, remarks_of
 from matplotlib.colors import to_hex
 
-from bkdsnn.errors import UserError
-from bkdsnn.figures import style
-from bkdsnn.figures.draw import draw
-from bkdsnn.figures.gradient import V, surrogate
-from bkdsnn.spec import Neuron
+from bkdsnn.config import Neuron
+from bkdsnn.core.errors import UserError
+from bkdsnn.report.figures import style
+from bkdsnn.report.figures.draw import draw
+from bkdsnn.report.figures.gradient import V, surrogate
 
 BKD = {**R18, "curves": [LOSSES[2]]}
 FIRST = [(1e-3, 1e-5, 0.1), (2e-3, 2e-5, 0.2), (4e-3, 4e-5, -0.3)]

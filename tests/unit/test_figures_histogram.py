@@ -5,10 +5,10 @@ import json
 import pytest
 from figures_example import R18, drawn_picture, figure_plan, pdf_text, records
 
-from bkdsnn.analysis.features import Histogram, features_path
-from bkdsnn.errors import UserError
-from bkdsnn.figures.draw import draw
-from bkdsnn.figures.histogram import reach
+from bkdsnn.analysis.feature_histograms import Histogram, features_path
+from bkdsnn.core.errors import UserError
+from bkdsnn.report.figures.draw import draw
+from bkdsnn.report.figures.histogram import reach
 
 PANEL = {**R18, "curves": [{"label": "Student SNN", "row": "bkd"}, {"label": "Teacher ANN", "row": "ann"}]}
 STUDENT = {"discrete": True, "step": 0.25, "zeros": 600, "mean": 0.2, "counts": {"0": 600, "1": 300, "4": 100}}

@@ -9,14 +9,14 @@ import pytest
 import yaml
 from figures_example import LOSSES, R18, figure_plan
 
-from bkdsnn import paper
-from bkdsnn.errors import UserError
-from bkdsnn.figures.plan import Figure, figure_names, load_figure, plan_figure
+from bkdsnn.config import catalogue, paper
+from bkdsnn.config.figure_plans import Figure, figure_names, load_figure, plan_figure
+from bkdsnn.core.errors import UserError
 
 FIGURES = ["fig2a", "fig2b", "fig3a", "fig3b", "fig4", "figA1", "figA2", "figA3"]
 
 
-@pytest.fixture(scope="module", params=paper.scale_names())
+@pytest.fixture(scope="module", params=catalogue.scale_names())
 def expansion(request):
     return paper.Expansion(request.param)
 
@@ -147,7 +147,7 @@ def written(tmp_path):
 
     def write(change):
         (tmp_path / "figures").mkdir()
-        shutil.copy(paper.CONFIG / "figures" / "fig4.yaml", tmp_path / "figures")
+        shutil.copy(catalogue.CONFIG / "figures" / "fig4.yaml", tmp_path / "figures")
         path = tmp_path / "figures" / "fig4.yaml"
         content = yaml.safe_load(path.read_text())
         change(content)
@@ -184,7 +184,7 @@ def test_mistakes_in_a_file_are_told_with_file_and_key(written, change, message)
 
 def test_planning_imports_nothing_heavy():
     heavy = ("torch", "pandas", "matplotlib", "numpy", "scipy", "sklearn", "timm")
-    code = f"import sys, bkdsnn.figures.plan; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, bkdsnn.config.figure_plans; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
     assert done.stdout.strip() == "[]"
 

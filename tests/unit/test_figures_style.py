@@ -14,10 +14,10 @@ from figures_example import LOSSES, R18, figure_plan, pdf_text
 from matplotlib.figure import Figure as Picture
 from matplotlib.mathtext import MathTextParser
 
-from bkdsnn import paper
-from bkdsnn.errors import UserError
-from bkdsnn.figures import style
-from bkdsnn.figures.plan import figure_names, load_figure, plan_figure
+from bkdsnn.config import paper
+from bkdsnn.config.figure_plans import figure_names, load_figure, plan_figure
+from bkdsnn.core.errors import UserError
+from bkdsnn.report.figures import style
 
 
 @pytest.fixture
@@ -204,6 +204,6 @@ def test_the_legend_names_each_curve_once(plan):
 
 
 def test_style_chooses_no_backend_and_loads_no_pyplot():
-    code = "import sys, bkdsnn.figures.style; print({'matplotlib.pyplot', 'torch', 'pandas'} & set(sys.modules))"
+    code = "import sys, bkdsnn.report.figures.style; print({'matplotlib.pyplot', 'torch', 'pandas'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
     assert done.stdout.strip() == "set()"

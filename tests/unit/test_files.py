@@ -8,8 +8,8 @@ import resource
 
 import pytest
 
-from bkdsnn import files
-from bkdsnn.errors import UserError
+from bkdsnn.core import files
+from bkdsnn.core.errors import UserError
 
 
 @pytest.fixture

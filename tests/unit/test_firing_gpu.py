@@ -13,16 +13,16 @@ from test_neurons import COMBINATIONS, IF_ATAN, KINDS, SURROGATES, T, bound, cur
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from bkdsnn import spec
+from bkdsnn import config
 from bkdsnn.models.firing import fused, gpu, kernels, loop
 from bkdsnn.models.neurons import Spiking, implementation
 
 COMPILED = {
     "if": IF_ATAN,
-    "lif": spec.Neuron(kind="lif", tau=1.75, surrogate="sigmoid", alpha=4.0),
-    "plif": spec.Neuron(kind="plif", surrogate="triangle", alpha=1.0),
-    "leak": spec.Neuron(kind="lif", decay_input=False, detach_reset=False, surrogate="rectangle", alpha=1.0),
-    "soft": spec.Neuron(kind="if", v_reset=None, v_init=0.5, detach_reset=False, surrogate="atan", alpha=2.0),
+    "lif": config.Neuron(kind="lif", tau=1.75, surrogate="sigmoid", alpha=4.0),
+    "plif": config.Neuron(kind="plif", surrogate="triangle", alpha=1.0),
+    "leak": config.Neuron(kind="lif", decay_input=False, detach_reset=False, surrogate="rectangle", alpha=1.0),
+    "soft": config.Neuron(kind="if", v_reset=None, v_init=0.5, detach_reset=False, surrogate="atan", alpha=2.0),
 }
 
 
@@ -128,7 +128,7 @@ def test_kernels_that_cannot_be_compiled_are_told_once(environment, first, reaso
     code = f"""
 import torch
 from bkdsnn.models.neurons import implementation
-from bkdsnn.spec import Neuron
+from bkdsnn.config import Neuron
 {first}
 for alpha in 1.0, 2.0:
     print(implementation(torch.device("cuda"), torch.float32, Neuron(kind="if", surrogate="atan", alpha=alpha)))

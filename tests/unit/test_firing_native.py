@@ -10,7 +10,7 @@ import pytest
 import torch
 from test_neurons import COMBINATIONS, IF_ATAN, KINDS, SURROGATES, T, bound, make, run
 
-from bkdsnn import spec
+from bkdsnn import config
 from bkdsnn.models.firing import fused, loop, native
 from bkdsnn.models.neurons import Spiking, implementation
 
@@ -48,7 +48,7 @@ def test_float32_neurons_equal_the_loop(kind, name, v_reset, detach):
 
 @pytest.mark.parametrize("name", SURROGATES)
 def test_surrogates_are_right_far_from_the_threshold(name):
-    neuron = spec.Neuron(kind="if", surrogate=name, alpha=SURROGATES[name][0])
+    neuron = config.Neuron(kind="if", surrogate=name, alpha=SURROGATES[name][0])
     u = torch.cat([torch.linspace(-60, 60, 4001), torch.tensor([-1e4, 1e4])]).requires_grad_()
     fused.fire(native, u + 1, None, neuron, 1, False).sum().backward()
     expected = loop.surrogate_derivative(((u.detach() + 1) - 1).double(), neuron).float()
@@ -56,7 +56,7 @@ def test_surrogates_are_right_far_from_the_threshold(name):
 
 
 def test_every_surrogate_of_a_spec_is_in_c():
-    assert get_args(spec.Neuron.model_fields["surrogate"].annotation) == native.SURROGATES
+    assert get_args(config.Neuron.model_fields["surrogate"].annotation) == native.SURROGATES
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -86,7 +86,7 @@ def test_a_compiler_that_is_missing_or_fails_is_told_once(environment, reason):
     code = """
 import torch
 from bkdsnn.models.neurons import Spiking
-from bkdsnn.spec import Neuron
+from bkdsnn.config import Neuron
 for surrogate in "atan", "sigmoid":
     print(Spiking(Neuron(kind="if", surrogate=surrogate, alpha=2.0), 2)(torch.ones(4, 1)).tolist())
 """
@@ -120,9 +120,9 @@ def test_no_room_to_compile_is_an_error():
 
     code = """
 import torch
-from bkdsnn.errors import UserError
+from bkdsnn.core.errors import UserError
 from bkdsnn.models.firing import native
-from bkdsnn.spec import Neuron
+from bkdsnn.config import Neuron
 try:
     native.missing(Neuron(kind="if", surrogate="atan", alpha=2.0), torch.float32)
 except UserError as error:

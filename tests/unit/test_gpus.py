@@ -8,10 +8,10 @@ import time
 
 import pytest
 
-from bkdsnn import gpus
-from bkdsnn.errors import UserError
+from bkdsnn.core.errors import UserError
+from bkdsnn.machine import gpus
 
-HOLD = "import sys; from bkdsnn import gpus; from pathlib import Path; "
+HOLD = "import sys; from bkdsnn.machine import gpus; from pathlib import Path; "
 HOLD += "print(*gpus.claim(sys.argv[2:-1], int(sys.argv[-1]), Path(sys.argv[1])), flush=True); sys.stdin.read()"
 
 

@@ -4,8 +4,11 @@ import pytest
 import torch
 from trained_example import cifar10_test, trained_resnet20
 
-from bkdsnn import models, paper, streams, train
+from bkdsnn import models
+from bkdsnn.config import paper
+from bkdsnn.core import streams
 from bkdsnn.distill.features import time_mean
+from bkdsnn.training import train
 
 ON_GPU = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")]
 HALVES = (torch.float16, torch.bfloat16)
@@ -46,7 +49,7 @@ def samples(network, size, device):
     ("device", "dtype"), [("cpu", torch.float32), *(pytest.param("cuda", half, marks=ON_GPU) for half in HALVES)]
 )
 def test_a_step_of_every_family_is_finite(family, device, dtype):
-    """As in `bkdsnn.train`, with teachers that nobody trained; on a CPU, which trains in float32, at scale smoke."""
+    """As `training.train`, with teachers that nobody trained; on a CPU, which trains in float32, at scale smoke."""
     spec, on = spec_of(family, "smoke" if device == "cpu" else "paper"), torch.device(device)
     torch.manual_seed(0)
     teacher = models.build(spec.teacher.network, spec.dataset).eval().to(on) if spec.teacher else None

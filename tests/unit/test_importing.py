@@ -15,13 +15,16 @@ from safetensors import safe_open
 from safetensors.torch import load_file
 from training_example import run
 
-from bkdsnn import checkpoint, data, files, paper
-from bkdsnn.artefacts import ARTEFACTS, seal
-from bkdsnn.errors import UserError
-from bkdsnn.importing import import_runs
-from bkdsnn.runs import RunFolder
-from bkdsnn.slices import Slice
-from bkdsnn.tables.measurement import measure
+from bkdsnn import data
+from bkdsnn.config import paper
+from bkdsnn.core import files
+from bkdsnn.core.errors import UserError
+from bkdsnn.report.tables.measurement import measure
+from bkdsnn.runs import checkpoint
+from bkdsnn.runs.artefacts import ARTEFACTS, seal
+from bkdsnn.runs.run_folder import RunFolder
+from bkdsnn.runs.slices import Slice
+from bkdsnn.training.importing import import_runs
 
 PLAN = paper.plan("table2a", "smoke")
 STUDENT = PLAN.cell("bkdsnn", "resnet20-cifar10").runs[0]

@@ -8,13 +8,15 @@ import subprocess
 import pytest
 from training_example import CPU, run
 
-from bkdsnn import cli, data, ledger, paper
-from bkdsnn.errors import Interrupted, UserError
-from bkdsnn.execute import execute
-from bkdsnn.ledger import Entry, read, under_way
-from bkdsnn.runs import RunFolder
-from bkdsnn.slices import Slice
-from bkdsnn.tables.ledger import STATES, emit
+from bkdsnn import cli, data
+from bkdsnn.config import paper
+from bkdsnn.core.errors import Interrupted, UserError
+from bkdsnn.report.tables.ledger_table import STATES, emit
+from bkdsnn.runs import ledger
+from bkdsnn.runs.ledger import Entry, read, under_way
+from bkdsnn.runs.run_folder import RunFolder
+from bkdsnn.runs.slices import Slice
+from bkdsnn.training.execute import execute
 
 SPEC = paper.plan("table2a", "smoke").cell("bkdsnn", "resnet20-cifar10").runs[0]
 

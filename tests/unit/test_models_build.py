@@ -6,11 +6,12 @@ import pytest
 import torch
 from torch.nn import functional
 
-from bkdsnn import data, models, paper, streams
+from bkdsnn import data, models
+from bkdsnn.config import Augment, catalogue, paper
+from bkdsnn.core import streams
 from bkdsnn.data.events.frames import convert
 from bkdsnn.distill import Criterion
 from bkdsnn.models.neurons import Spiking
-from bkdsnn.spec import Augment
 
 CPU = torch.device("cpu")
 NEURONS = {neuron: name for name, neuron in paper.Expansion("demo").neurons.items()}
@@ -54,7 +55,7 @@ def built(network, dataset):
 # --- sizes ------------------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("scale", paper.scale_names())
+@pytest.mark.parametrize("scale", catalogue.scale_names())
 def test_every_network_can_be_built_and_names_its_last_layer(scale):
     runs = distinct(all_runs(scale), network, dataset)
     assert {run.network.family for run in runs} == set(paper.FAMILIES)
@@ -65,7 +66,7 @@ def test_every_network_can_be_built_and_names_its_last_layer(scale):
 
 def printed_sizes():
     """Cells whose column prints the size of the student; those of the teachers' own networks are not meant."""
-    for table in paper.table_names():
+    for table in catalogue.table_names():
         for cell in paper.plan(table, "paper", seeds=[0]).cells:
             if cell.column.parameters_m and cell.runs[0].network.name == cell.column.network:
                 yield cell

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 from transformers_example import LIF as SLOW_LIF
 from transformers_example import cancelled, compare, fired, lively
 
-from bkdsnn.errors import UserError
+from bkdsnn.core.errors import UserError
 from bkdsnn.models import build, count_parameters, feature_shapes
 from bkdsnn.models.neurons import Spiking
 from bkdsnn.models.transformer import StillNorm

@@ -14,8 +14,8 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from torch.utils.flop_counter import FlopCounterMode
 
-from bkdsnn import spec
-from bkdsnn.errors import UserError
+from bkdsnn import config
+from bkdsnn.core.errors import UserError
 from bkdsnn.models import build, count_parameters, feature_shapes
 from bkdsnn.models.metaspikeformer import PaddedNorm
 from bkdsnn.models.neurons import Spiking
@@ -26,12 +26,12 @@ TINY = {"dims": (8, 12, 16, 24), "conv_blocks": (1, 1, 1), "attention_blocks": (
 
 
 def network(timesteps=3, **changes):
-    return spec.MetaSpikeformer(name="mformer-tiny", timesteps=timesteps, **{**TINY, **changes})
+    return config.MetaSpikeformer(name="mformer-tiny", timesteps=timesteps, **{**TINY, **changes})
 
 
 def dataset(classes=10, size=32):
     common = {"name": "x", "format": "image-folder", "mean": (0.5, 0.5, 0.5), "std": (0.25, 0.25, 0.25)}
-    return spec.Dataset(classes=classes, image_size=size, **common)
+    return config.Dataset(classes=classes, image_size=size, **common)
 
 
 def seeded(configuration, classes=10, seed=0):
@@ -59,7 +59,7 @@ def images(batch=2, size=32, dtype=torch.float32):
     ],
 )
 def test_parameter_counts_equal_the_published_ones(size, distilled, expected):
-    published = spec.MetaSpikeformer(name=size, dims=SIZES[size], neuron=LIF, distilled_head=distilled)
+    published = config.MetaSpikeformer(name=size, dims=SIZES[size], neuron=LIF, distilled_head=distilled)
     with torch.device("meta"):
         net = build(published, dataset(1000, 224))
     assert count_parameters(net) == expected
@@ -69,7 +69,7 @@ def test_parameter_counts_equal_the_published_ones(size, distilled, expected):
 def test_multiplications_equal_the_published_ones():
     """6.47 G at 224 pixels and T = 1, with the cheaper order of attention's product."""
     with torch.device("meta"):
-        net = build(spec.MetaSpikeformer(name="8-256", dims=SIZES["8-256"], neuron=LIF), dataset(1000, 224)).eval()
+        net = build(config.MetaSpikeformer(name="8-256", dims=SIZES["8-256"], neuron=LIF), dataset(1000, 224)).eval()
     with FlopCounterMode(display=False) as counter:
         net(torch.empty(1, 3, 224, 224, device="meta"))
     assert counter.get_total_flops() / 2 == pytest.approx(6.47e9, rel=2e-3)
@@ -319,10 +319,11 @@ def test_heads_are_drawn_as_by_the_reference_and_the_second_changes_no_other_wei
 
 def test_training_imports_no_heavy_package():
     probe = (
-        "import sys, torch; from bkdsnn import models, spec;"
-        "neuron = spec.Neuron(kind='lif', surrogate='sigmoid', alpha=4.0);"
-        "data = spec.Dataset(name='x', format='image-folder', classes=3, image_size=16, mean=(0, 0, 0), std=(1, 1, 1));"
-        "net = models.build(spec.MetaSpikeformer(name='x', dims=(4, 4, 8, 8), neuron=neuron), data);"
+        "import sys, torch; from bkdsnn import config, models;"
+        "neuron = config.Neuron(kind='lif', surrogate='sigmoid', alpha=4.0);"
+        "data = config.Dataset(name='x', format='image-folder', classes=3, "
+        "image_size=16, mean=(0, 0, 0), std=(1, 1, 1));"
+        "net = models.build(config.MetaSpikeformer(name='x', dims=(4, 4, 8, 8), neuron=neuron), data);"
         "net(torch.zeros(2, 3, 32, 32)).logits.sum().backward();"
         "print({'torchvision', 'timm', 'spikingjelly', 'pandas', 'matplotlib'} & set(sys.modules))"
     )

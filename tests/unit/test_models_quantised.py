@@ -3,17 +3,17 @@
 import pytest
 import torch
 
-from bkdsnn import spec
+from bkdsnn import config
 from bkdsnn.models import build
 from bkdsnn.models.quantised import ClipFloor, SpikingClipFloor
 
-DATASET = spec.Dataset(name="data", format="cifar-binary", classes=5, image_size=32, mean=(0, 0, 0), std=(1, 1, 1))
+DATASET = config.Dataset(name="data", format="cifar-binary", classes=5, image_size=32, mean=(0, 0, 0), std=(1, 1, 1))
 
 
 def network(form, levels=4, timesteps=1, **changes):
     fields = {"stem": "imagenet", "stem_width": 8, "block": "basic", "blocks": (1, 1), "widths": (8, 16), **changes}
-    quantised = spec.Quantised(levels=levels, init=3.0)
-    return spec.ResNet(name="tiny", form=form, quantised=quantised, timesteps=timesteps, **fields)
+    quantised = config.Quantised(levels=levels, init=3.0)
+    return config.ResNet(name="tiny", form=form, quantised=quantised, timesteps=timesteps, **fields)
 
 
 def grid():
@@ -23,14 +23,14 @@ def grid():
 
 @pytest.mark.parametrize("levels", [1, 4, 7])
 def test_activation_is_the_formula(levels):
-    module, x = ClipFloor(spec.Quantised(levels=levels, init=3.0)).double(), grid()
+    module, x = ClipFloor(config.Quantised(levels=levels, init=3.0)).double(), grid()
     expected = 3.0 * torch.clip(torch.floor(x * levels / 3.0 + 0.5) / levels, 0, 1)
     torch.testing.assert_close(module(x), expected, rtol=1e-15, atol=0)
     assert len(module(x).unique()) == levels + 1
 
 
 def test_gradient_is_straight_through_and_theta_learns():
-    module = ClipFloor(spec.Quantised(levels=4, init=3.0)).double()
+    module = ClipFloor(config.Quantised(levels=4, init=3.0)).double()
     x = torch.tensor([-0.5, 1.0, 3.5], dtype=torch.float64, requires_grad=True)
     module(x).backward(torch.tensor([1.0, 2.0, 4.0], dtype=torch.float64))
     assert x.grad.tolist() == [0.0, 2.0, 0.0]
@@ -40,7 +40,7 @@ def test_gradient_is_straight_through_and_theta_learns():
 
 @pytest.mark.parametrize("levels", [1, 4, 7])
 def test_neurons_reproduce_a_layer_exactly_after_as_many_steps_as_levels(levels):
-    quantised = spec.Quantised(levels=levels, init=3.0)
+    quantised = config.Quantised(levels=levels, init=3.0)
     activation, x = ClipFloor(quantised).double(), grid()
     spikes = SpikingClipFloor(quantised, timesteps=levels, static=True).double()(x).unflatten(0, (levels, -1))
     assert set(spikes.unique().tolist()) == {0.0, 3.0}

@@ -6,7 +6,8 @@ from torch import nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn import functional
 
-from bkdsnn import models, paper
+from bkdsnn import models
+from bkdsnn.config import paper
 from bkdsnn.models.recomputation import recompute
 
 

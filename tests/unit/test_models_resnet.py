@@ -10,8 +10,8 @@ import yaml
 from torch.nn.functional import cross_entropy
 from trained_example import cifar10_test, trained_resnet20
 
-from bkdsnn import spec
-from bkdsnn.errors import UserError
+from bkdsnn import config
+from bkdsnn.core.errors import UserError
 from bkdsnn.models import build, count_parameters, feature_shapes
 from bkdsnn.models.neurons import Spiking
 from bkdsnn.models.resnet import PadShortcut, Projection
@@ -19,7 +19,7 @@ from bkdsnn.models.resnet import PadShortcut, Projection
 ROOT = Path(__file__).resolve().parents[2]
 NETWORKS = yaml.safe_load((ROOT / "config/networks.yaml").read_text())
 NEURONS = {
-    name: spec.Neuron(**fields)
+    name: config.Neuron(**fields)
     for name, fields in yaml.safe_load((ROOT / "config/neurons.yaml").read_text()).items()
     if name not in ("lif-sigmoid", "lif-sigmoid-events", "plif-atan")  # of other families
 }
@@ -33,13 +33,13 @@ def network(form, base=None, timesteps=3, neuron="if-atan", **changes):
     if form in ("spiking", "sew"):
         fields["neuron"] = NEURONS[neuron]
     if form.startswith("qcfs"):
-        fields["quantised"] = spec.Quantised(levels=4, init=2.0)
+        fields["quantised"] = config.Quantised(levels=4, init=2.0)
     spiking = form in ("spiking", "sew", "qcfs-snn")
-    return spec.ResNet(name=base or "tiny", form=form, timesteps=timesteps if spiking else 1, **fields)
+    return config.ResNet(name=base or "tiny", form=form, timesteps=timesteps if spiking else 1, **fields)
 
 
 def dataset(classes=10):
-    return spec.Dataset(
+    return config.Dataset(
         name="data", format="cifar-binary", classes=classes, image_size=32, mean=(0, 0, 0), std=(1, 1, 1)
     )
 
@@ -363,10 +363,11 @@ def test_forms_share_their_initial_weights():
 
 def test_training_imports_no_heavy_package():
     probe = (
-        "import sys, torch; from bkdsnn import models, spec;"
-        "data = spec.Dataset(name='x', format='cifar-binary', classes=3, image_size=8, mean=(0, 0, 0), std=(1, 1, 1));"
-        "neuron = spec.Neuron(kind='if', surrogate='atan', alpha=2.0);"
-        "net = models.build(spec.ResNet(name='x', form='sew', stem='cifar', stem_width=4, block='basic', blocks=(1,),"
+        "import sys, torch; from bkdsnn import config, models;"
+        "data = config.Dataset(name='x', format='cifar-binary', classes=3, "
+        "image_size=8, mean=(0, 0, 0), std=(1, 1, 1));"
+        "neuron = config.Neuron(kind='if', surrogate='atan', alpha=2.0);"
+        "net = models.build(config.ResNet(name='x', form='sew', stem='cifar', stem_width=4, block='basic', blocks=(1,),"
         " widths=(4,), neuron=neuron, timesteps=2), data);"
         "net(torch.zeros(1, 3, 8, 8)).logits.sum().backward();"
         "print({'torchvision', 'timm', 'spikingjelly', 'pandas', 'matplotlib'} & set(sys.modules))"

@@ -23,7 +23,7 @@ from transformers_example import (
     seeded,
 )
 
-from bkdsnn.errors import UserError
+from bkdsnn.core.errors import UserError
 from bkdsnn.models import build, count_parameters, feature_shapes
 from bkdsnn.models.neurons import Spiking
 from bkdsnn.models.transformer import Attention, StillNorm, attend

@@ -6,8 +6,8 @@ import torch
 from pydantic import ValidationError
 from torch.nn import functional
 
-from bkdsnn import spec
-from bkdsnn.errors import UserError
+from bkdsnn import config
+from bkdsnn.core.errors import UserError
 from bkdsnn.models import build, count_parameters, feature_shapes
 from bkdsnn.models.outputs import Network
 
@@ -17,11 +17,11 @@ CIFAR = {"mean": (0.4914, 0.4822, 0.4465), "std": (0.2470, 0.2435, 0.2616)}
 
 
 def network(**changes):
-    return spec.ViT(name="vit-tiny", **{**TINY, **OWN, **changes})
+    return config.ViT(name="vit-tiny", **{**TINY, **OWN, **changes})
 
 
 def dataset(classes=10, size=32, mean=CIFAR["mean"], std=CIFAR["std"]):
-    return spec.Dataset(name="x", format="image-folder", classes=classes, image_size=size, mean=mean, std=std)
+    return config.Dataset(name="x", format="image-folder", classes=classes, image_size=size, mean=mean, std=std)
 
 
 def seeded(configuration, data=None, seed=0):

@@ -12,7 +12,7 @@ from torch import nn
 from torch.nn.functional import cross_entropy
 from transformers_example import ROOT, compare, fired, lively
 
-from bkdsnn.errors import UserError
+from bkdsnn.core.errors import UserError
 from bkdsnn.models import build, count_parameters, feature_shapes
 from bkdsnn.models.neurons import Spiking
 

@@ -8,12 +8,12 @@ import torch
 from spikingjelly.activation_based import neuron as sj
 from spikingjelly.activation_based import surrogate
 
-from bkdsnn import spec
+from bkdsnn import config
 from bkdsnn.models import neurons
 from bkdsnn.models.neurons import Spiking, implementation
 
 T, B = 5, 3
-IF_ATAN = spec.Neuron(kind="if", surrogate="atan", alpha=2.0)
+IF_ATAN = config.Neuron(kind="if", surrogate="atan", alpha=2.0)
 SURROGATES = {
     "atan": (1.7, surrogate.ATan(1.7)),
     "sigmoid": (4.0, surrogate.Sigmoid(4.0)),
@@ -33,7 +33,7 @@ COMBINATIONS = list(product(KINDS, SURROGATES, (0.0, -0.25, None), (True, False)
 def make(kind, name, v_reset, detach):
     """The same neuron, ours and spikingjelly's, in float64."""
     options = dict(KINDS[kind], v_threshold=0.8, v_reset=v_reset, detach_reset=detach)
-    ours = spec.Neuron(**options, v_init=v_reset or 0.0, surrogate=name, alpha=SURROGATES[name][0])
+    ours = config.Neuron(**options, v_init=v_reset or 0.0, surrogate=name, alpha=SURROGATES[name][0])
     common = {key: options[key] for key in ("v_threshold", "v_reset", "detach_reset")}
     common |= {"surrogate_function": SURROGATES[name][1], "step_mode": "m"}
     nodes = {
@@ -85,7 +85,7 @@ def test_equals_spikingjelly(kind, name, v_reset, detach):
 
 
 def test_half_threshold_start_equals_spikingjelly():
-    start = spec.Neuron(kind="if", v_threshold=1.3, v_reset=None, v_init=0.65, surrogate="atan", alpha=2.0)
+    start = config.Neuron(kind="if", v_threshold=1.3, v_reset=None, v_init=0.65, surrogate="atan", alpha=2.0)
     node = sj.HalfThresholdIFNode(1.3, surrogate_function=surrogate.ATan(2.0), detach_reset=True, step_mode="m")
     spikes, gradient = run(Spiking(start, T), currents())
     expected, expected_gradient = run(lambda x: node(x.unflatten(0, (T, B))).flatten(0, 1), currents())

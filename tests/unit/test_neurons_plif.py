@@ -7,8 +7,8 @@ import pytest
 import torch
 from test_neurons import IF_ATAN, KINDS, T, currents, run
 
-from bkdsnn import spec
-from bkdsnn.errors import UserError
+from bkdsnn import config
+from bkdsnn.core.errors import UserError
 from bkdsnn.models.neurons import Spiking
 
 ALPHA = 2.0
@@ -18,7 +18,7 @@ OPTIONS = list(product((True, False), (0.0, -0.25, None), (True, False), (True, 
 def layer(static=False, **changes):
     """A layer in float64 whose w has left its first value."""
     fields = {"kind": "plif", "v_threshold": 0.8, "v_init": 0.1, "surrogate": "atan", "alpha": ALPHA} | changes
-    made = Spiking(spec.Neuron(**fields), T, static).double()
+    made = Spiking(config.Neuron(**fields), T, static).double()
     made.w.data.fill_(-0.6)
     return made
 
@@ -84,7 +84,7 @@ def test_gradient_of_w_is_the_slope_of_a_membrane_that_never_fires(decay_input):
 
 def test_one_over_tau_begins_as_the_spec_says_and_is_one_number():
     for tau in (1.01, 1.75, 2.0, 10.0):
-        w = Spiking(spec.Neuron(kind="plif", tau=tau, surrogate="atan", alpha=2.0), T).w
+        w = Spiking(config.Neuron(kind="plif", tau=tau, surrogate="atan", alpha=2.0), T).w
         assert w.shape == () and w.requires_grad
         assert w.sigmoid().item() == pytest.approx(1 / tau, rel=1e-6)
 
@@ -92,7 +92,7 @@ def test_one_over_tau_begins_as_the_spec_says_and_is_one_number():
 def test_at_its_first_value_it_is_the_neuron_that_does_not_learn():
     for decay_input in (True, False):
         fields = {"tau": 2.0, "decay_input": decay_input, "surrogate": "atan", "alpha": 2.0}
-        learned, fixed = (Spiking(spec.Neuron(kind=kind, **fields), T).double() for kind in ("plif", "lif"))
+        learned, fixed = (Spiking(config.Neuron(kind=kind, **fields), T).double() for kind in ("plif", "lif"))
         (spikes, gradient), (expected, expected_gradient) = run(learned, currents()), run(fixed, currents())
         assert torch.equal(spikes, expected)
         torch.testing.assert_close(gradient, expected_gradient, rtol=1e-12, atol=1e-14)
@@ -105,12 +105,12 @@ def test_other_neurons_have_nothing_to_learn():
 
 def test_a_tau_that_no_w_gives_is_refused():
     with pytest.raises(UserError, match="'plif' has 'tau' 1, expected more"):
-        Spiking(spec.Neuron(kind="plif", tau=1.0, surrogate="atan", alpha=2.0), T)
+        Spiking(config.Neuron(kind="plif", tau=1.0, surrogate="atan", alpha=2.0), T)
 
 
 def test_learning_finds_the_time_constant_of_a_teacher():
     """w alone is trained to give the rates of a layer whose tau is 4, from 2."""
-    slow, fast = (spec.Neuron(kind="plif", tau=tau, surrogate="atan", alpha=2.0) for tau in (4.0, 2.0))
+    slow, fast = (config.Neuron(kind="plif", tau=tau, surrogate="atan", alpha=2.0) for tau in (4.0, 2.0))
     teacher, student = Spiking(slow, T), Spiking(fast, T)
     x = 3 * currents(torch.float32)
     target = teacher(x).detach().unflatten(0, (T, -1)).mean(0)
@@ -123,7 +123,7 @@ def test_learning_finds_the_time_constant_of_a_teacher():
 
 
 def test_half_precision_currents_leave_w_in_float32():
-    neuron = spec.Neuron(kind="plif", tau=1.75, surrogate="atan", alpha=2.0)
+    neuron = config.Neuron(kind="plif", tau=1.75, surrogate="atan", alpha=2.0)
     ours, x = Spiking(neuron, T), currents(torch.float32).bfloat16()
     spikes, gradient, of_w = run(ours, x, ours.w)
     assert (spikes.dtype, gradient.dtype, of_w.dtype) == (torch.bfloat16, torch.bfloat16, torch.float32)
@@ -132,7 +132,7 @@ def test_half_precision_currents_leave_w_in_float32():
 
 def test_a_membrane_that_holds_for_ever_has_finite_gradients():
     """1 / tau is 0 in float32."""
-    ours = Spiking(spec.Neuron(kind="plif", surrogate="atan", alpha=2.0), T)
+    ours = Spiking(config.Neuron(kind="plif", surrogate="atan", alpha=2.0), T)
     ours.w.data.fill_(-200.0)
     spikes, *gradients = run(ours, currents(torch.float32), ours.w)
     assert spikes.max() == 0

@@ -7,9 +7,9 @@ import sys
 
 import pytest
 
-from bkdsnn import paper
-from bkdsnn.errors import UserError
-from bkdsnn.notation.plan import load_notation, plan_notation
+from bkdsnn.config import catalogue, paper
+from bkdsnn.core.errors import UserError
+from bkdsnn.report.notation.notation_plan import load_notation, plan_notation
 
 EXPANSION = paper.Expansion("smoke")
 PLAN = plan_notation(EXPANSION, load_notation())
@@ -19,7 +19,7 @@ T, B, K, STUDENT, TEACHER, GRID = 4, 10, 100, 16, 24, 2
 
 def edited(old, new, folder):
     """The notation of a user who put `new` in the place of `old`."""
-    shutil.copytree(paper.CONFIG, folder / "config")
+    shutil.copytree(catalogue.CONFIG, folder / "config")
     path = folder / "config" / "notation.yaml"
     assert path.read_text().count(old) >= 1
     path.write_text(path.read_text().replace(old, new, 1))
@@ -37,7 +37,7 @@ def test_the_run_is_one_of_its_table_and_its_widths_differ(scale):
 
 def test_planning_imports_nothing_heavy():
     heavy = ("torch", "numpy", "pandas", "tabulate")
-    code = f"import sys, bkdsnn.notation.plan; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, bkdsnn.report.notation.notation_plan; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
     assert done.stdout.strip() == "[]"
 

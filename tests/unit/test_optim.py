@@ -10,8 +10,8 @@ from timm.optim import Lamb, create_optimizer_v2
 from timm.scheduler import create_scheduler_v2
 from torch import nn
 
-from bkdsnn.optim import learning_rate, make_optimizer, sgd
-from bkdsnn.spec import Recipe
+from bkdsnn.config import Recipe
+from bkdsnn.training.optim import learning_rate, make_optimizer, sgd
 
 FILES = sorted((Path(__file__).parents[2] / "config" / "recipes").glob("*.yaml"))
 RECIPES = {name: Recipe(**fields) for path in FILES for name, fields in yaml.safe_load(path.read_text()).items()}

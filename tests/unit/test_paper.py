@@ -6,10 +6,9 @@ import shutil
 import pytest
 import yaml
 
-from bkdsnn import paper
-from bkdsnn.errors import UserError
-from bkdsnn.settings import Settings
-from bkdsnn.spec import Pretrained
+from bkdsnn.config import Pretrained, catalogue, paper
+from bkdsnn.config.settings import Settings
+from bkdsnn.core.errors import UserError
 
 # Distinct runs with ancestors, per seed: cells that are runs of their own, and source ANNs of conversions. By hand:
 # 2a 36 cells, 4 sources; 2c 27 and 3; 2b 42 of students, 2 teachers of three columns each; 2d 21 and 1; 3a 15 and 1;
@@ -30,14 +29,14 @@ def expected(table, scale):
     return seeds * A_SEED[table]
 
 
-@pytest.mark.parametrize("scale", paper.scale_names())
+@pytest.mark.parametrize("scale", catalogue.scale_names())
 @pytest.mark.parametrize("table", A_SEED)
 def test_number_of_runs(table, scale):
     assert len(paper.plan(f"table{table}", scale).runs()) == expected(table, scale)
 
 
 def test_every_table_of_cells_is_there():
-    assert paper.table_names() == [f"table{number}" for number in A_SEED]
+    assert catalogue.table_names() == [f"table{number}" for number in A_SEED]
 
 
 # Paper: four published teachers.
@@ -89,7 +88,7 @@ def test_on_event_data_the_same_network_with_more_time_steps_teaches(table, colu
     assert student.dataset == teacher.dataset and student.seed == teacher.seed == 1
 
 
-@pytest.mark.parametrize("scale", paper.scale_names())
+@pytest.mark.parametrize("scale", catalogue.scale_names())
 @pytest.mark.parametrize("table", A_SEED)
 def test_distilled_students_are_evaluated_at_the_seeds_of_their_baselines(table, scale):
     plan = paper.plan(f"table{table}", scale)
@@ -101,7 +100,7 @@ def test_distilled_students_are_evaluated_at_the_seeds_of_their_baselines(table,
             assert {run.dataset for run in cell.runs} == {run.dataset for run in other.runs}
 
 
-@pytest.mark.parametrize("scale", paper.scale_names())
+@pytest.mark.parametrize("scale", catalogue.scale_names())
 def test_ancestors_come_first_and_runs_are_found_by_their_names(scale):
     runs = paper.all_runs(scale, seeds=[0])
     seen = set()
@@ -164,14 +163,14 @@ def test_the_papers_text_neuron_replaces_every_neuron():
 
 
 def test_no_name_stands_for_two_runs_and_names_are_short_enough_for_folders():
-    runs = [run for scale in paper.scale_names() for run in paper.all_runs(scale).values()]
+    runs = [run for scale in catalogue.scale_names() for run in paper.all_runs(scale).values()]
     assert len({run.digest[:10] for run in runs}) == len({run.digest for run in runs})
     assert max(len(run.name) for run in runs) < 100
 
 
 @pytest.fixture
 def config(tmp_path):
-    shutil.copytree(paper.CONFIG, tmp_path / "config")
+    shutil.copytree(catalogue.CONFIG, tmp_path / "config")
     return tmp_path / "config"
 
 
@@ -335,7 +334,7 @@ def test_published_weights_are_fine_tuned_at_lite_and_paper_scale_and_only_evalu
         return run.source and run.source.name.partition("_patch16")[0], run.recipe is not None, run.seed
 
     def teachers(table, column):
-        return {scale: source_and_recipe(table, column, scale) for scale in paper.scale_names()}
+        return {scale: source_and_recipe(table, column, scale) for scale in catalogue.scale_names()}
 
     alone, tuned, evaluated = (None, True, 1), ("timm/vit_small", True, 1), ("timm/vit_base", False, 0)
     cifar = {"smoke": alone, "demo": alone, "lite": tuned, "paper": tuned}
@@ -343,7 +342,7 @@ def test_published_weights_are_fine_tuned_at_lite_and_paper_scale_and_only_evalu
     assert teachers("table2d", "sformer-8-512-imagenet") == {**cifar, "lite": alone, "paper": evaluated}
 
 
-@pytest.mark.parametrize("scale", paper.scale_names())
+@pytest.mark.parametrize("scale", catalogue.scale_names())
 def test_meta_spikeformer_learns_at_one_step_what_is_fine_tuned_at_four(scale):
     plan = paper.plan("table3a", scale, seeds=[0])
     pretrained = {"meta-spikeformer-tuned": "meta-spikeformer", "bkdsnn": "meta-spikeformer"}

@@ -4,7 +4,7 @@ import csv
 
 import pytest
 
-from bkdsnn import paper
+from bkdsnn.config import catalogue, paper
 
 METRICS = {"firing-rate": "firing_rate_e-2", "top1": "top1", "energy": "energy_mj"}
 PRINTED = {  # row of table 5b by the paper's method and architecture
@@ -39,7 +39,7 @@ def test_table_5a(printed):
         column = f"{line['architecture']}-{line['dataset']}" + ("-rate" if line["metric"] != "top1" else "")
         expected[f"{line['method']}-{setting}", column] = float(line["value"])
     assert {place: cell.paper for place, cell in declared("table5a").items()} == expected
-    rates = {column.key: column.metric for column in paper.load_table("table5a").columns}
+    rates = {column.key: column.metric for column in catalogue.load_table("table5a").columns}
     assert all((metric == "firing-rate") is key.endswith("-rate") for key, metric in rates.items())
 
 

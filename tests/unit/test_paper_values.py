@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from bkdsnn import paper
-from bkdsnn.paper import Cell, Column, Row, Table, load_table
+from bkdsnn.config import paper
+from bkdsnn.config.catalogue import load_table
+from bkdsnn.config.paper import Cell, Column, Row, Table
 
 WITH_SIZES = ("2a", "2b", "2c", "2d")
 WITH_EPOCHS = ("4a", "4d", "A1", "A2")

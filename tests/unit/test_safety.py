@@ -10,21 +10,24 @@ SOURCES = sorted((ROOT / "bkdsnn").rglob("*.py"))
 
 # Modules that unpickle, unpack or run something, by the file that may import them.
 MODULES = {
-    "pickle": {"data/pickles.py": "its reader admits no global", "weights.py": "only the exception of torch.load"},
-    "tarfile": {"archives.py": "the one place that unpacks"},
+    "pickle": {
+        "data/pickles.py": "its reader admits no global",
+        "data/published.py": "only the exception of torch.load",
+    },
+    "tarfile": {"core/archives.py": "the one place that unpacks"},
     "zipfile": {
-        "archives.py": "the one place that unpacks",
-        "tables/runs.py": "reads one array of an .npz after its size",
+        "core/archives.py": "the one place that unpacks",
+        "runs/records.py": "reads one array of an .npz after its size",
         "analysis/maps.py": "only its exception",
     },
     "subprocess": {
-        "provenance.py": "git, with fixed arguments",
-        "launch.py": "this program again, with the arguments of its user",
+        "runs/provenance.py": "git, with fixed arguments",
+        "machine/launch.py": "this program again, with the arguments of its user",
         "budget/calibrate.py": "times the start of Python, with quoted names of our own",
         "models/firing/native.py": "the C compiler, on our own source, with arguments from closed lists",
     },
     "ctypes": {
-        "devices.py": "a function of the C library",
+        "machine/devices.py": "a function of the C library",
         "models/firing/native.py": "what it has compiled itself, in a folder that it has just made",
     },
     **{name: {} for name in ("marshal", "shelve", "dill", "cloudpickle", "joblib", "runpy", "pty", "code")},

@@ -7,13 +7,15 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bkdsnn import checkpoint, data, models, paper, streams
-from bkdsnn.errors import Interrupted, UserError
-from bkdsnn.execute import execute
-from bkdsnn.runs import RunFolder
-from bkdsnn.sources import load_source
-from bkdsnn.spec import Pretrained
-from bkdsnn.weights import stored
+from bkdsnn import data, models
+from bkdsnn.config import Pretrained, paper
+from bkdsnn.core import streams
+from bkdsnn.core.errors import Interrupted, UserError
+from bkdsnn.data.published import stored
+from bkdsnn.runs import checkpoint
+from bkdsnn.runs.run_folder import RunFolder
+from bkdsnn.training.execute import execute
+from bkdsnn.training.sources import load_source
 
 CPU = torch.device("cpu")
 COLUMN = "mformer-8-256-imagenet"

@@ -3,7 +3,7 @@
 import pytest
 from pydantic import ValidationError
 
-from bkdsnn.spec import BKD, Dataset, RunSpec
+from bkdsnn.config import BKD, Dataset, RunSpec
 
 EVENTS = {
     "name": "moving",

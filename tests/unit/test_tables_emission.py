@@ -10,8 +10,8 @@ import pytest
 from tables_example import example_plan, example_results
 
 from bkdsnn.analysis.energy import Constants
-from bkdsnn.errors import UserError
-from bkdsnn.tables import csv, emit, latex, markdown, measure, summary
+from bkdsnn.core.errors import UserError
+from bkdsnn.report.tables import csv, emit, latex, markdown, measure, summary
 
 
 @pytest.fixture
@@ -71,7 +71,7 @@ def test_summary_names_only_states_that_occur(plan, tmp_path):
 
 def test_tables_import_nothing_heavy():
     heavy = ("torch", "torchvision", "timm", "pandas", "matplotlib", "scipy", "sklearn")
-    code = f"import sys, bkdsnn.tables; print([name for name in {heavy} if name in sys.modules])"
+    code = f"import sys, bkdsnn.report.tables; print([name for name in {heavy} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ)
     assert done.stdout.strip() == "[]"
 

@@ -20,13 +20,12 @@ from tables_example import (
     without,
 )
 
-from bkdsnn import paper
 from bkdsnn.analysis.energy import Constants
-from bkdsnn.artefacts import seal
-from bkdsnn.errors import UserError
-from bkdsnn.spec import Pretrained
-from bkdsnn.tables import MeasuredCell, TableModel, measure
-from bkdsnn.tables.runs import LARGEST
+from bkdsnn.config import Pretrained, paper
+from bkdsnn.core.errors import UserError
+from bkdsnn.report.tables import MeasuredCell, TableModel, measure
+from bkdsnn.runs.artefacts import seal
+from bkdsnn.runs.records import LARGEST
 
 R19, R19_100, R20 = "resnet19-cifar10", "resnet19-cifar100", "resnet20-cifar10"
 

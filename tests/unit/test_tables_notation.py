@@ -14,15 +14,15 @@ import pytest
 import torch
 from training_example import CPU, changed, run
 
-from bkdsnn import cli, data, paper
+from bkdsnn import cli, data
+from bkdsnn.config import Mix, catalogue, paper
+from bkdsnn.core.errors import UserError
+from bkdsnn.core.streams import generator
 from bkdsnn.distill.restoration import blur_mask, random_matrix
-from bkdsnn.errors import UserError
-from bkdsnn.notation.check import check
-from bkdsnn.notation.plan import load_notation, plan_notation
-from bkdsnn.notation.trace import Trace, returned, trace
-from bkdsnn.spec import Mix
-from bkdsnn.streams import generator
-from bkdsnn.tables import notation as tables
+from bkdsnn.report.notation.check import check
+from bkdsnn.report.notation.notation_plan import load_notation, plan_notation
+from bkdsnn.report.notation.trace import Trace, returned, trace
+from bkdsnn.report.tables import notation_table as tables
 
 EXPANSION = paper.Expansion("smoke")
 PLAN = plan_notation(EXPANSION, load_notation())
@@ -32,7 +32,7 @@ T, B, K, STUDENT, TEACHER, GRID = 4, 10, 100, 16, 24, 2
 
 def edited(old, new, folder):
     """The notation of a user who put `new` in the place of `old`."""
-    shutil.copytree(paper.CONFIG, folder / "config")
+    shutil.copytree(catalogue.CONFIG, folder / "config")
     path = folder / "config" / "notation.yaml"
     assert path.read_text().count(old) >= 1
     path.write_text(path.read_text().replace(old, new, 1))

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from tables_example import DEMO, PAPER, example_plan, example_results, without
 
-from bkdsnn.tables import MeasuredCell, TableModel, csv, latex, markdown, measure, wording
+from bkdsnn.report.tables import MeasuredCell, TableModel, csv, latex, markdown, measure, wording
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden" / "tables"
 RENDERERS = {"csv": csv.render, "tex": latex.render, "md": markdown.render}

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from bkdsnn.tables.statistics import mcnemar, mean, sample_std
+from bkdsnn.core.statistics import mcnemar, mean, sample_std
 
 
 def test_mean_and_sample_standard_deviation():

@@ -16,14 +16,16 @@ import torch
 from safetensors.torch import load_file, save_file
 from training_example import CPU, assert_equal, changed, compare_sliced, losses, run, run_in_slices
 
-from bkdsnn import checkpoint, data, meter, paper, train
-from bkdsnn.devices import choose
-from bkdsnn.errors import RESUMABLE, Interrupted, UserError
-from bkdsnn.execute import execute
-from bkdsnn.progress import Progress
-from bkdsnn.runs import RunFolder
-from bkdsnn.slices import Slice
-from bkdsnn.spec import Augment, Mix, RunSpec
+from bkdsnn import data
+from bkdsnn.config import Augment, Mix, RunSpec, paper
+from bkdsnn.core.errors import RESUMABLE, Interrupted, UserError
+from bkdsnn.core.progress import Progress
+from bkdsnn.machine.devices import choose
+from bkdsnn.runs import checkpoint
+from bkdsnn.runs.run_folder import RunFolder
+from bkdsnn.runs.slices import Slice
+from bkdsnn.training import meter, train
+from bkdsnn.training.execute import execute
 
 COLUMN = "resnet20-cifar10"
 SFORMER = "sformer-2-384-cifar10"

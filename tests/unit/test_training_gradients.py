@@ -9,13 +9,17 @@ import pytest
 import torch
 from training_example import CPU, assert_equal, changed, run, run_in_slices
 
-from bkdsnn import checkpoint, data, models, paper, streams, train
-from bkdsnn.devices import choose
+from bkdsnn import data, models
+from bkdsnn.config import paper
+from bkdsnn.core import streams
+from bkdsnn.core.errors import Interrupted
 from bkdsnn.distill.correction import Correction, cosine, gradient, rms
 from bkdsnn.distill.restoration import blur_mask
-from bkdsnn.errors import Interrupted
-from bkdsnn.execute import execute, open_loader
-from bkdsnn.runs import RunFolder
+from bkdsnn.machine.devices import choose
+from bkdsnn.runs import checkpoint
+from bkdsnn.runs.run_folder import RunFolder
+from bkdsnn.training import train
+from bkdsnn.training.execute import execute, open_loader
 
 CELLS = {
     "resnet": ("table2a", "resnet20-cifar10"),

@@ -5,12 +5,12 @@ import math
 import pytest
 import torch
 
-from bkdsnn import meter as meters
-from bkdsnn import paper
-from bkdsnn.checkpoint import Position
-from bkdsnn.errors import UserError
-from bkdsnn.meter import Meter
-from bkdsnn.runs import RunFolder
+from bkdsnn.config import paper
+from bkdsnn.core.errors import UserError
+from bkdsnn.runs.checkpoint import Position
+from bkdsnn.runs.run_folder import RunFolder
+from bkdsnn.training import meter as meters
+from bkdsnn.training.meter import Meter
 
 LOSSES = torch.rand(23, 2, generator=torch.Generator().manual_seed(0))
 

@@ -12,12 +12,14 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from bkdsnn import checkpoint, data, models, paper, streams
-from bkdsnn.errors import UserError
-from bkdsnn.execute import execute
-from bkdsnn.runs import RunFolder
-from bkdsnn.spec import Pretrained, ViT
-from bkdsnn.weights import fetch, stored
+from bkdsnn import data, models
+from bkdsnn.config import Pretrained, ViT, paper
+from bkdsnn.core import streams
+from bkdsnn.core.errors import UserError
+from bkdsnn.data.published import fetch, stored
+from bkdsnn.runs import checkpoint
+from bkdsnn.runs.run_folder import RunFolder
+from bkdsnn.training.execute import execute
 
 CPU = torch.device("cpu")
 NAME = "torchvision/ResNet18_Weights.IMAGENET1K_V1"

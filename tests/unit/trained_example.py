@@ -6,7 +6,7 @@ import tarfile
 
 import torch
 
-from bkdsnn import paper
+from bkdsnn.config import paper
 from bkdsnn.models import build
 
 

@@ -6,9 +6,9 @@ import shutil
 import torch
 from safetensors.torch import load_file
 
-from bkdsnn.errors import Interrupted
-from bkdsnn.execute import execute
-from bkdsnn.runs import RunFolder
+from bkdsnn.core.errors import Interrupted
+from bkdsnn.runs.run_folder import RunFolder
+from bkdsnn.training.execute import execute
 
 CPU = torch.device("cpu")
 

@@ -5,14 +5,14 @@ from pathlib import Path
 import torch
 import yaml
 
-from bkdsnn import spec
+from bkdsnn import config
 from bkdsnn.models import build
 from bkdsnn.models.neurons import Spiking
 
 ROOT = Path(__file__).resolve().parents[2]
 SIZES = yaml.safe_load((ROOT / "config/networks.yaml").read_text())
-LIF = spec.Neuron(**yaml.safe_load((ROOT / "config/neurons.yaml").read_text())["lif-sigmoid"])
-FAMILIES = {"spikformer": spec.Spikformer, "spikingformer": spec.Spikingformer}
+LIF = config.Neuron(**yaml.safe_load((ROOT / "config/neurons.yaml").read_text())["lif-sigmoid"])
+FAMILIES = {"spikformer": config.Spikformer, "spikingformer": config.Spikingformer}
 TINY = {"dim": 32, "depth": 2, "heads": 4, "pools": (3, 4)}
 EVERY_POOL = (1, 2, 3, 4)
 
@@ -25,7 +25,7 @@ def network(family, form="spiking", base=None, timesteps=4, **changes):
 
 
 def dataset(classes=10):
-    return spec.Dataset(
+    return config.Dataset(
         name="data", format="cifar-binary", classes=classes, image_size=32, mean=(0, 0, 0), std=(1, 1, 1)
     )
 

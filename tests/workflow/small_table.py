@@ -7,9 +7,9 @@ from typing import Any
 
 import yaml
 
-from bkdsnn import ledger, paper
-from bkdsnn.runs import RunFolder
-from bkdsnn.spec import RunSpec
+from bkdsnn.config import RunSpec, catalogue, paper
+from bkdsnn.runs import ledger
+from bkdsnn.runs.run_folder import RunFolder
 
 SMALL_TABLE = ("table9z", "--config", "scale=smoke")
 PATIENCE = 300  # seconds
@@ -37,7 +37,7 @@ def with_small_table(root: Path, epochs: int, **recipe: Any) -> Path:
 def runs_of_small_table(root: Path) -> list[RunSpec]:
     """The student alone, the teacher, the student that it teaches."""
     config = root / "config"
-    cells = paper.Expansion("smoke", config=config).plan(paper.load_table("table9z", config)).cells
+    cells = paper.Expansion("smoke", config=config).plan(catalogue.load_table("table9z", config)).cells
     return [cell.runs[0] for cell in cells]
 
 

@@ -8,8 +8,8 @@ import sys
 import pytest
 from calls import environment, repository, results, snakemake
 
-from bkdsnn import paper
-from bkdsnn.runs import RunFolder
+from bkdsnn.config import catalogue, paper
+from bkdsnn.runs.run_folder import RunFolder
 
 pytestmark = pytest.mark.workflow
 
@@ -156,7 +156,7 @@ def test_a_teacher_that_cannot_be_matched_is_named_before_the_first_step(clone, 
         "vit-s-16: {image_size: 24, patch: 6, dim: 24, depth: 1,",
     )
     config = clone / "config"
-    plan = paper.Expansion("smoke", config=config).plan(paper.load_table("table2b", config))
+    plan = paper.Expansion("smoke", config=config).plan(catalogue.load_table("table2b", config))
     student = plan.cell("kdsnn", "sformer-4-256-cifar10").runs[0]
     assert bkdsnn(clone, tmp_path, "data", student.dataset.name).returncode == 0
     assert bkdsnn(clone, tmp_path, "train", student.teacher.name).returncode == 0

@@ -7,9 +7,9 @@ import sys
 import pytest
 from calls import ROOT, environment, jobs, results, snakemake
 
-from bkdsnn import paper
 from bkdsnn.budget.calibration import Calibration, Times
 from bkdsnn.budget.work import Work
+from bkdsnn.config import paper
 
 pytestmark = pytest.mark.workflow
 

@@ -8,7 +8,7 @@ import time
 import pytest
 from calls import environment, jobs, snakemake
 
-from bkdsnn import paper
+from bkdsnn.config import paper
 
 pytestmark = pytest.mark.workflow
 

@@ -9,9 +9,9 @@ import pytest
 from calls import environment, repository, snakemake
 from small_table import in_training, runs_of_small_table, with_small_table
 
-from bkdsnn import ledger
-from bkdsnn.errors import RESUMABLE
-from bkdsnn.runs import RunFolder
+from bkdsnn.core.errors import RESUMABLE
+from bkdsnn.runs import ledger
+from bkdsnn.runs.run_folder import RunFolder
 
 pytestmark = pytest.mark.workflow
 SMOKE = ("--config", "scale=smoke")

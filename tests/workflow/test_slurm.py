@@ -10,8 +10,8 @@ import slurm
 from calls import repository, snakemake, started
 from small_table import PATIENCE, SMALL_TABLE, in_training, runs_of_small_table, wait_for, with_small_table
 
-from bkdsnn import ledger
-from bkdsnn.runs import RunFolder
+from bkdsnn.runs import ledger
+from bkdsnn.runs.run_folder import RunFolder
 
 pytestmark = [
     pytest.mark.workflow,

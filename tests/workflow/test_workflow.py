@@ -15,8 +15,8 @@ import pytest
 import yaml
 from calls import jobs, repository, results, snakemake
 
-from bkdsnn import paper
-from bkdsnn.figures.plan import figure_names
+from bkdsnn.config import catalogue, paper
+from bkdsnn.config.figure_plans import figure_names
 
 pytestmark = pytest.mark.workflow
 
@@ -111,7 +111,7 @@ def test_a_dry_run_counts_the_jobs_of_each_rule(target, scale, tmp_path):
 def test_the_targets_are_the_tables_the_figures_and_all(tmp_path):
     ended = snakemake(tmp_path, "--list-target-rules")
     assert ended.returncode == 0, ended.stdout
-    assert {*paper.table_names(), *figure_names(), "table1", "all"} <= set(ended.stdout.splitlines())
+    assert {*catalogue.table_names(), *figure_names(), "table1", "all"} <= set(ended.stdout.splitlines())
 
 
 def test_the_linter_finds_nothing(tmp_path):
@@ -120,7 +120,7 @@ def test_the_linter_finds_nothing(tmp_path):
     assert "your workflow is in a good condition" in ended.stdout
 
 
-@pytest.mark.parametrize("table", paper.table_names())
+@pytest.mark.parametrize("table", catalogue.table_names())
 def test_every_cell_is_measured(finished, table):
     tables = finished.folder / "results" / "smoke" / "tables"
     with (tables / f"{table}.csv").open(newline="") as stream:

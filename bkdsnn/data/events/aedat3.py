@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bkdsnn import files
+from bkdsnn.core import files
 from bkdsnn.data.events.recording import Recording, check_fits, content, damaged
 
 VERSION, END = b"#!AER-DAT3.1\r\n", b"#!END-HEADER\r\n"

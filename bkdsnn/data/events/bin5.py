@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bkdsnn import files
+from bkdsnn.core import files
 from bkdsnn.data.events.recording import Recording, check_fits, content, records
 
 MARK = 240  # in place of y

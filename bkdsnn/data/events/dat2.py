@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bkdsnn import files
+from bkdsnn.core import files
 from bkdsnn.data.events.recording import Recording, after_lines, check_fits, content, damaged, records
 
 MARK = b"%"

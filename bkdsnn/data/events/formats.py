@@ -6,28 +6,26 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from bkdsnn.config import Events
 from bkdsnn.data.events import aedat2, aedat3, bin5, dat2, npy
 from bkdsnn.data.events.recording import Recording, damaged
-from bkdsnn.spec import Events
 
 
 class Format(NamedTuple):
     """How the recordings of a set are stored."""
 
-    suffix: str
     read: Callable[[Path], Recording]
     write: Callable[[Path, Recording], None]
 
 
 FORMATS = {
-    "cifar10-dvs": Format(".aedat", aedat2.read, aedat2.write),
-    "dvs128-gesture": Format(".aedat", aedat3.read, aedat3.write),
-    "n-caltech101": Format(".bin", bin5.read, bin5.write),
-    "n-mnist": Format(".bin", bin5.read, bin5.write),
-    "n-cars": Format(".dat", dat2.read, dat2.write),
-    "dvs-lip": Format(".npy", npy.read, npy.write),
+    "cifar10-dvs": Format(aedat2.read, aedat2.write),
+    "dvs128-gesture": Format(aedat3.read, aedat3.write),
+    "n-caltech101": Format(bin5.read, bin5.write),
+    "n-mnist": Format(bin5.read, bin5.write),
+    "n-cars": Format(dat2.read, dat2.write),
+    "dvs-lip": Format(npy.read, npy.write),
 }
-SUFFIX = {layout: form.suffix for layout, form in FORMATS.items()}
 
 
 def read(path: Path, events: Events) -> Recording:

@@ -10,15 +10,15 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import ValidationError
 
-from bkdsnn import files
+from bkdsnn.config import VERSIONS, Dataset, Events, Strict
+from bkdsnn.core import files
+from bkdsnn.core.errors import UserError, explain
+from bkdsnn.core.progress import log
 from bkdsnn.data.events import formats
 from bkdsnn.data.events.layouts import Item
 from bkdsnn.data.events.recording import Recording, damaged
 from bkdsnn.data.events.survey import Tour
 from bkdsnn.data.manifest import Manifest
-from bkdsnn.errors import UserError, explain
-from bkdsnn.progress import log
-from bkdsnn.spec import VERSIONS, Dataset, Events, Strict
 
 COUNT = np.dtype("<u2")  # of events by pixel, polarity and frame
 
@@ -67,7 +67,7 @@ class Clips(NamedTuple):
     test_labels: np.ndarray
 
 
-class Settings(Strict):
+class FrameSettings(Strict):
     """Everything that frames depend on; `source` is the digest of the recordings, `side` in pixels."""
 
     source: str
@@ -77,7 +77,7 @@ class Settings(Strict):
     events: Events
 
     @classmethod
-    def of(cls, dataset: Dataset, source: Manifest, timesteps: int) -> Settings:
+    def of(cls, dataset: Dataset, source: Manifest, timesteps: int) -> FrameSettings:
         """Return the settings by which the recordings of a manifest become `timesteps` frames each."""
         assert dataset.events  # held by the validator of `Dataset`
         return cls(
@@ -92,12 +92,12 @@ class Settings(Strict):
 class Record(Strict):
     """The JSON file that says what the arrays beside it hold."""
 
-    settings: Settings
+    settings: FrameSettings
     train_labels: tuple[int, ...]
     test_labels: tuple[int, ...]
 
     @classmethod
-    def read(cls, path: Path, settings: Settings) -> Record:
+    def read(cls, path: Path, settings: FrameSettings) -> Record:
         """Read the record at `path`; UserError if it is absent, damaged, or of other settings (names the first)."""
         if not path.is_file():
             raise UserError(
@@ -122,7 +122,7 @@ def convert(dataset: Dataset, manifest: Path, timesteps: int) -> None:
     read; then nothing is left behind.
     """
     source, path = Manifest.read(manifest, dataset), _record(dataset, manifest, timesteps)
-    settings = Settings.of(dataset, source, timesteps)
+    settings = FrameSettings.of(dataset, source, timesteps)
     if _stands(path, settings):
         log.info("%s: already made", path)
         return
@@ -142,11 +142,11 @@ def convert(dataset: Dataset, manifest: Path, timesteps: int) -> None:
 
 def load(dataset: Dataset, manifest: Path, timesteps: int) -> Clips:
     """Map the frames of a dataset into memory; UserError if they are absent, damaged, or of other data or settings."""
-    settings = Settings.of(dataset, Manifest.read(manifest, dataset), timesteps)
+    settings = FrameSettings.of(dataset, Manifest.read(manifest, dataset), timesteps)
     return _open(_record(dataset, manifest, timesteps), settings)
 
 
-def _open(path: Path, settings: Settings) -> Clips:
+def _open(path: Path, settings: FrameSettings) -> Clips:
     record = Record.read(path, settings)
     train, test = (np.array(labels, dtype=np.int64) for labels in (record.train_labels, record.test_labels))
     return Clips(
@@ -165,11 +165,11 @@ def _array(record: Path, split: str) -> Path:
     return record.with_name(f"{record.stem}-{split}.npy")
 
 
-def _shape(settings: Settings, count: int) -> tuple[int, ...]:
+def _shape(settings: FrameSettings, count: int) -> tuple[int, ...]:
     return count, settings.timesteps, 2, settings.side, settings.side
 
 
-def _stands(path: Path, settings: Settings) -> bool:
+def _stands(path: Path, settings: FrameSettings) -> bool:
     """Whether the record at `path` and its arrays can be opened."""
     with contextlib.suppress(UserError):
         _open(path, settings)
@@ -177,7 +177,7 @@ def _stands(path: Path, settings: Settings) -> bool:
     return False
 
 
-def _write(path: Path, tour: Tour, split: str, settings: Settings) -> None:
+def _write(path: Path, tour: Tour, split: str, settings: FrameSettings) -> None:
     """Write the frames of a split one after another: a mapped file would end the process where the disk is full."""
     shape = _shape(settings, len(tour.splits[split]))
     with path.open("wb") as stream:
@@ -187,7 +187,7 @@ def _write(path: Path, tour: Tour, split: str, settings: Settings) -> None:
                 stream.write(frames.tobytes())
 
 
-def _integrated(file: Path, clips: Iterable[Item], settings: Settings) -> Iterator[np.ndarray]:
+def _integrated(file: Path, clips: Iterable[Item], settings: FrameSettings) -> Iterator[np.ndarray]:
     """Read a file once and yield the frames of its clips, (T, 2, S, S) each; UserError that names the file."""
     recording = formats.read(file, settings.events)
     for clip in clips:

@@ -7,19 +7,11 @@ from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
+from bkdsnn.config import Dataset
 from bkdsnn.data.events import aedat3
-from bkdsnn.data.events.formats import SUFFIX
+from bkdsnn.data.events.published_sets import SPLITS, SUFFIX, TRIALS
 from bkdsnn.data.layout import misfit
-from bkdsnn.spec import Dataset
 
-# Folders of training and of test recordings; in each lies one folder per class. CIFAR10-DVS and N-Caltech101, which
-# have class folders only, are published without a split.
-SPLITS = {
-    "n-mnist": ("Train", "Test"),
-    "n-cars": ("n-cars_train", "n-cars_test"),
-    "dvs-lip": ("train", "test"),
-}
-TRIALS = ("trials_to_train.txt", "trials_to_test.txt")  # DVS128 Gesture: one file name a line, of all classes
 HELD_OUT = 10  # one in ten recordings of a class is for test where the set has no split
 
 
@@ -52,19 +44,6 @@ def items(dataset: Dataset, folder: Path) -> tuple[list[Item], list[Item]]:
     if different := set(train) ^ set(test):
         raise misfit(dataset, f"class '{min(different)}' lies in only one of {folder}/{{{','.join(splits)}}}")
     return list(chain(*train.values())), list(chain(*test.values()))
-
-
-def expected(dataset: Dataset) -> str:
-    """Describe the files that the set needs, by their paths below the data root."""
-    assert dataset.events
-    layout, suffix = dataset.events.layout, SUFFIX[dataset.events.layout]
-    if layout == "dvs128-gesture":
-        return (
-            f"{dataset.folder}/{{{','.join(TRIALS)}}}, and for every recording <name>{suffix} that they list its clips "
-            f"<name>_labels.csv, classes 1 to {dataset.classes}"
-        )
-    split = f"{{{','.join(SPLITS[layout])}}}/" if layout in SPLITS else ""
-    return f"{dataset.folder}/{split}<class>/*{suffix} with {dataset.classes} classes"
 
 
 def balanced(count: int, classes: int) -> list[int]:

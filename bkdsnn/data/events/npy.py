@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bkdsnn import files
+from bkdsnn.core import files
 from bkdsnn.data.events.recording import Recording, check_fits, damaged, unreadable
 
 KIND = np.dtype([("t", "<i4"), ("x", "i1"), ("y", "i1"), ("p", "i1")])  # of the published files

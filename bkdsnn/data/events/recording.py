@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bkdsnn.errors import UserError
+from bkdsnn.core.errors import UserError
 
 
 class Recording(NamedTuple):

@@ -15,14 +15,15 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from bkdsnn import files
+from bkdsnn.config import Dataset, Simulated
+from bkdsnn.core import files
+from bkdsnn.core.errors import UserError
+from bkdsnn.core.streams import generator
 from bkdsnn.data.digits import SCAN, SEED, TRAIN_SCANS, load_scans
 from bkdsnn.data.events import aedat3, formats
-from bkdsnn.data.events.layouts import SPLITS, TRIALS, balanced
+from bkdsnn.data.events.layouts import balanced
+from bkdsnn.data.events.published_sets import SPLITS, SUFFIX, TRIALS
 from bkdsnn.data.events.recording import Recording
-from bkdsnn.errors import UserError
-from bkdsnn.spec import Dataset, Simulated
-from bkdsnn.streams import generator
 
 DURATION = 300_000  # of one round, microseconds
 SAMPLES = 100  # of the intensity in one round
@@ -195,7 +196,7 @@ def _write_classes(dataset: Dataset, folder: Path) -> None:
         for index in range(scene.count):
             label = scene.label(index)
             name = NAMES[layout].format(label=label, number=before[split][label] + index // classes)
-            path = folder / place / str(label) / f"{name}{formats.SUFFIX[layout]}"
+            path = folder / place / str(label) / f"{name}{SUFFIX[layout]}"
             formats.write(path, scene.recording(index), layout)
 
 

@@ -8,12 +8,12 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 
-from bkdsnn import progress
+from bkdsnn.config import Dataset
+from bkdsnn.core import progress
+from bkdsnn.core.errors import UserError
 from bkdsnn.data.events import layouts
 from bkdsnn.data.events.recording import unreadable
 from bkdsnn.data.manifest import FileRecord, Found, digest_of, measure
-from bkdsnn.errors import UserError
-from bkdsnn.spec import Dataset
 
 
 def survey(dataset: Dataset, folder: Path) -> Found:

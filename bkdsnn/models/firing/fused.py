@@ -16,13 +16,13 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from bkdsnn import spec
+from bkdsnn import config
 
 
 class Run(NamedTuple):
     """What is to be run: the neurons of one layer, through all time-steps, the same currents at each if `static`."""
 
-    neuron: spec.Neuron
+    neuron: config.Neuron
     timesteps: int
     static: bool
 
@@ -32,7 +32,7 @@ class Engine(Protocol):
 
     __name__: str
 
-    def missing(self, neuron: spec.Neuron, dtype: torch.dtype) -> str | None:
+    def missing(self, neuron: config.Neuron, dtype: torch.dtype) -> str | None:
         """Say what this machine lacks to run such neurons; None if nothing."""
 
     def forward(self, x: Tensor, rate: Tensor | None, spikes: Tensor, run: Run) -> None:
@@ -43,7 +43,7 @@ class Engine(Protocol):
 
 
 def fire(
-    engine: Engine, currents: Tensor, w: Tensor | None, neuron: spec.Neuron, timesteps: int, static: bool
+    engine: Engine, currents: Tensor, w: Tensor | None, neuron: config.Neuron, timesteps: int, static: bool
 ) -> Tensor:
     """Return spikes (T*B, ...) of currents (T*B, ...), or (B, ...) if `static`; `w` as in `neurons.Spiking`."""
     spikes: Tensor = _Fire.apply(currents, w, Run(neuron, timesteps, static), engine)

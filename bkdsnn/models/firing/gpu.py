@@ -14,7 +14,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from bkdsnn import spec
+from bkdsnn import config
 from bkdsnn.models.firing import kernels
 from bkdsnn.models.firing.fused import Run
 from bkdsnn.models.firing.levels import levels
@@ -23,7 +23,7 @@ BLOCK = 512  # neurons of one program
 WARPS = 4
 
 
-def missing(neuron: spec.Neuron, dtype: torch.dtype) -> str | None:
+def missing(neuron: config.Neuron, dtype: torch.dtype) -> str | None:
     """Say what this machine lacks for Triton to compile the code that starts a kernel; None if nothing."""
     return _lacking()
 
@@ -60,7 +60,7 @@ def constants(run: Run) -> dict[str, Any]:
     return {"T": run.timesteps, "STATIC": run.static, **kind, **potentials}
 
 
-def slopes(neuron: spec.Neuron) -> dict[str, Any]:
+def slopes(neuron: config.Neuron) -> dict[str, Any]:
     """Return what the backward kernel is compiled for besides."""
     return {"DETACH": neuron.detach_reset, "SURROGATE": neuron.surrogate, "ALPHA": neuron.alpha}
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from bkdsnn import spec
+from bkdsnn import config
 
 
 class Levels(NamedTuple):
@@ -15,7 +15,7 @@ class Levels(NamedTuple):
     drop: float
 
 
-def levels(neuron: spec.Neuron) -> Levels:
+def levels(neuron: config.Neuron) -> Levels:
     """Return the levels of a neuron."""
     rest = neuron.v_reset or 0.0
     return Levels(neuron.v_threshold - rest, neuron.v_init - rest, neuron.v_threshold)

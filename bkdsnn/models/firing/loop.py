@@ -10,11 +10,11 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from bkdsnn import spec
+from bkdsnn import config
 from bkdsnn.models.firing.levels import levels
 
 
-def fire(currents: Tensor, w: Tensor | None, neuron: spec.Neuron, timesteps: int, static: bool) -> Tensor:
+def fire(currents: Tensor, w: Tensor | None, neuron: config.Neuron, timesteps: int, static: bool) -> Tensor:
     """Return spikes (T*B, ...) of currents (T*B, ...), or (B, ...) if `static`; `w` as in `neurons.Spiking`."""
     spikes: Tensor = _Fire.apply(currents, w, neuron, timesteps, static)
     return spikes
@@ -28,7 +28,7 @@ class _Fire(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, currents: Tensor, w: Tensor | None, neuron: spec.Neuron, timesteps: int, static: bool
+        ctx: Any, currents: Tensor, w: Tensor | None, neuron: config.Neuron, timesteps: int, static: bool
     ) -> Tensor:
         x = [currents] * timesteps if static else currents.unflatten(0, (timesteps, -1))
         charged, spikes = (_folded(x[0], timesteps) for _ in range(2))
@@ -71,12 +71,12 @@ def _folded(step: Tensor, timesteps: int) -> Tensor:
     return torch.empty(shape, dtype=dtype, device=step.device, memory_format=memory_format)
 
 
-def _leak(neuron: spec.Neuron, tau: float) -> float:
+def _leak(neuron: config.Neuron, tau: float) -> float:
     """dH[t]/dV[t-1]."""
     return 1.0 if neuron.kind == "if" else 1 - 1 / tau
 
 
-def _charge(v: Tensor, x: Tensor, neuron: spec.Neuron, share: Tensor | None) -> None:
+def _charge(v: Tensor, x: Tensor, neuron: config.Neuron, share: Tensor | None) -> None:
     """Turn V[t-1] into H[t], in place; operations in spikingjelly's order, so that not even rounding differs.
 
     `share` is 1 / tau where it is learned.
@@ -91,14 +91,14 @@ def _charge(v: Tensor, x: Tensor, neuron: spec.Neuron, share: Tensor | None) -> 
         v.addcdiv_(v, v.new_full((), neuron.tau), value=-1).add_(x)
 
 
-def _reset(h: Tensor, spike: Tensor, neuron: spec.Neuron, out: Tensor) -> None:
+def _reset(h: Tensor, spike: Tensor, neuron: config.Neuron, out: Tensor) -> None:
     if neuron.v_reset is None:
         torch.sub(h, spike, alpha=neuron.v_threshold, out=out)
     else:
         torch.addcmul(h, h, spike, value=-1, out=out)
 
 
-def _grad_w(g: Sequence[Tensor], h: Sequence[Tensor], neuron: spec.Neuron, tau: float) -> Tensor:
+def _grad_w(g: Sequence[Tensor], h: Sequence[Tensor], neuron: config.Neuron, tau: float) -> Tensor:
     """dL/dw = dL/d(1/tau) (1/tau) (1 - 1/tau) of g[t] = dL/dH[t]; each V[t-1] is found again from H[t-1].
 
     dH[t]/d(1/tau) is X[t] - V[t-1] = tau (H[t] - V[t-1]) where the input decays, else -V[t-1].
@@ -112,7 +112,7 @@ def _grad_w(g: Sequence[Tensor], h: Sequence[Tensor], neuron: spec.Neuron, tau: 
     return total * (1 - 1 / tau)
 
 
-def _kept(h: Tensor, slope: Tensor, neuron: spec.Neuron) -> Tensor:
+def _kept(h: Tensor, slope: Tensor, neuron: config.Neuron) -> Tensor:
     """dV[t]/dH[t]; where the reset is detached, without the way through the spike. `slope` is dS[t]/dH[t]."""
     if neuron.v_reset is None:
         return torch.ones_like(h) if neuron.detach_reset else 1 - neuron.v_threshold * slope
@@ -120,7 +120,7 @@ def _kept(h: Tensor, slope: Tensor, neuron: spec.Neuron) -> Tensor:
     return silent if neuron.detach_reset else silent.addcmul_(h, slope, value=-1)
 
 
-def surrogate_derivative(u: Tensor, neuron: spec.Neuron) -> Tensor:
+def surrogate_derivative(u: Tensor, neuron: config.Neuron) -> Tensor:
     """Return the surrogate's derivative at u = H - v_threshold, of any shape, in place; each is even and has area 1."""
     a = neuron.alpha
     if neuron.surrogate == "atan":

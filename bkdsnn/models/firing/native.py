@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from bkdsnn import spec
-from bkdsnn.errors import UserError
+from bkdsnn import config
+from bkdsnn.core.errors import UserError
 from bkdsnn.models.firing.fused import Run
 from bkdsnn.models.firing.levels import levels
 
@@ -91,7 +91,7 @@ def compiler() -> list[str]:
 
 
 @functools.cache
-def library(neuron: spec.Neuron, dtype: torch.dtype) -> Library:
+def library(neuron: config.Neuron, dtype: torch.dtype) -> Library:
     """Return the functions for such neurons; numbers are no part of them."""
     flags = {"DECAY": neuron.decay_input, "SOFT": neuron.v_reset is None, "DETACH": neuron.detach_reset}
     numbers = {**flags, "SURROGATE": SURROGATES.index(neuron.surrogate)}
@@ -102,7 +102,7 @@ def library(neuron: spec.Neuron, dtype: torch.dtype) -> Library:
 _compiled = functools.cache(Library)
 
 
-def missing(neuron: spec.Neuron, dtype: torch.dtype) -> str | None:
+def missing(neuron: config.Neuron, dtype: torch.dtype) -> str | None:
     """Say what this machine lacks to compile such neurons; None if nothing."""
     try:
         library(neuron, dtype)

@@ -1,0 +1,162 @@
+"""How the features before the last layer are distributed over the test set (figure 2b), in one pass and exactly."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path
+
+import torch
+from pydantic import BaseModel, Field, ValidationError, model_validator
+from torch import Tensor
+
+from bkdsnn import models
+from bkdsnn.config import RunSpec
+from bkdsnn.config.figure_plans import FigurePlan
+from bkdsnn.core import files
+from bkdsnn.core.errors import UserError, explain
+from bkdsnn.core.progress import log
+from bkdsnn.models import Network
+from bkdsnn.runs import checkpoint
+from bkdsnn.runs.run_folder import RunFolder
+from bkdsnn.training.execute import open_loader
+
+WIDTH = 0.05  # of the bins of real-valued features
+
+
+class Histogram(BaseModel):
+    """Entries of the time-averaged feature (Eq. 3) of a run's network, over all places, channels and test images.
+
+    `discrete`: every entry is a multiple of `step` = 1/T, and `counts` says how often k step occurs, by k. Otherwise
+    `counts` says how many entries lie in [k step, (k + 1) step), by k. `zeros` are entries that are exactly 0.
+    """
+
+    run: str
+    spec: str
+    tap: str
+    discrete: bool
+    step: float = Field(gt=0)
+    entries: int = Field(gt=0)
+    zeros: int = Field(ge=0)
+    mean: float = Field(allow_inf_nan=False)
+    counts: dict[int, int]
+
+    @model_validator(mode="after")
+    def _complete(self) -> Histogram:
+        if sum(self.counts.values()) != self.entries:
+            raise ValueError(f"'counts' add up to {sum(self.counts.values())}, expected 'entries', {self.entries}")
+        return self
+
+
+class Features(BaseModel):
+    """The histograms of the networks of one figure."""
+
+    figure: str
+    histograms: list[Histogram]
+
+
+class Tally:
+    """Counts the entries of features, batch by batch; how they are batched changes nothing.
+
+    Values are counted one by one as long as all are multiples of 1/T, which holds for sums of spikes and not for
+    membrane currents; `spiking` networks alone are looked at so.
+    """
+
+    def __init__(self, timesteps: int, spiking: bool) -> None:
+        self.timesteps, self.discrete = timesteps, spiking
+        self.steps: Counter[int] = Counter()
+        self.bins: Counter[int] = Counter()
+        self.entries = self.zeros = 0
+        self.total = 0.0
+
+    def add(self, feature: Tensor) -> None:
+        """Count a feature (T, B, C, h, w)."""
+        summed = feature.double().sum(0)
+        mean = summed / self.timesteps
+        whole = summed.round()
+        self.discrete = self.discrete and bool(torch.equal(whole, summed))
+        if self.discrete:
+            self.steps += _counted(whole)
+        self.bins += _counted((mean / WIDTH).floor())
+        self.entries += mean.numel()
+        self.zeros += int((mean == 0).sum())
+        self.total += float(mean.sum())
+
+    def histogram(self, run: RunSpec, tap: str) -> Histogram:
+        """Return what was counted, as that of a run."""
+        counts = self.steps if self.discrete else self.bins
+        return Histogram(
+            run=run.name,
+            spec=run.digest,
+            tap=tap,
+            discrete=self.discrete,
+            step=1 / self.timesteps if self.discrete else WIDTH,
+            entries=self.entries,
+            zeros=self.zeros,
+            mean=self.total / self.entries,
+            counts=dict(sorted(counts.items())),
+        )
+
+
+def analyse(plan: FigurePlan, results: Path, device: torch.device) -> Path:
+    """Measure the networks of a figure and write `<results>/analyses/<figure>.json`; return that path.
+
+    Raises `UserError` for a run that is not finished, and for features that are not finite.
+    """
+    histograms = [measure(run, results, device) for run in plan.runs().values()]
+    path = features_path(plan, results)
+    files.write_json(path, Features(figure=plan.figure.name, histograms=histograms).model_dump())
+    return path
+
+
+def measure(run: RunSpec, results: Path, device: torch.device) -> Histogram:
+    """Return the histogram of a finished run, over its whole test set."""
+    folder = RunFolder(results / "runs", run)
+    network = models.build(run.network, run.dataset)
+    checkpoint.load_weights(network, folder.weights(), str(folder.path / "weights.safetensors"))
+    batches = (images for images, _ in open_loader(run, results, device).test())
+    tally = tallied(network.to(device), batches, Tally(run.network.timesteps, run.network.spiking), run.name)
+    made = tally.histogram(run, network.taps[-1])
+    log.info("%s: %d entries, %.2f %% zeros", run.name, made.entries, 100 * made.zeros / made.entries)
+    return made
+
+
+@torch.inference_mode()
+def tallied(network: Network, batches: Iterable[Tensor], tally: Tally, name: str) -> Tally:
+    """Return the tally with the features of all batches (B, 3, H, W), in evaluation mode, without autocast."""
+    network.eval()
+    tap = network.taps[-1]
+    for images in batches:
+        feature = network(images, (tap,)).features[tap]
+        if not feature.isfinite().all():
+            raise UserError(f"{name}: feature '{tap}' is not finite for some test image; train with a lower rate")
+        tally.add(feature)
+    return tally
+
+
+def features_path(plan: FigurePlan, results: Path) -> Path:
+    """Where the histograms of a figure lie, below one scale's folder."""
+    return results / "analyses" / f"{plan.figure.name}.json"
+
+
+def read_features(plan: FigurePlan, results: Path) -> dict[str, Histogram]:
+    """Return the histograms of a figure by run; missing, damaged or foreign ones raise `UserError`."""
+    path = features_path(plan, results)
+    again = f"make it with `{plan.command}`"
+    if not path.is_file():
+        raise UserError(f"{plan.figure.name} shows features of networks: no {path}; {again}")
+    try:
+        found = Features.model_validate_json(path.read_bytes())
+    except ValidationError as error:
+        raise UserError(f"{explain(error, Features, str(path))}; remove it and {again}") from error
+    by_run = {one.run: one for one in found.histograms}
+    for name, run in plan.runs().items():
+        if name not in by_run or by_run[name].spec != run.digest:
+            raise UserError(f"{path}: nothing on run {name}: it is of other runs; remove it and {again}")
+    return by_run
+
+
+def _counted(values: Tensor) -> Counter[int]:
+    """Count whole numbers, float64 of any shape."""
+    keys, counts = values.long().unique(return_counts=True)
+    return Counter(dict(zip(keys.tolist(), counts.tolist())))

@@ -1,0 +1,61 @@
+"""Subcommands that measure finished runs."""
+
+from __future__ import annotations
+
+import argparse
+
+from bkdsnn.cli import arguments
+from bkdsnn.config import figure_plans as figures
+from bkdsnn.config import paper
+from bkdsnn.core.errors import UserError
+
+
+def add(commands: arguments.Commands) -> None:
+    """Add these subcommands to the parser."""
+    one = arguments.command(commands, "activity", activity)
+    one.add_argument("run", help="name of a finished run")
+    arguments.common(one)
+    arguments.on_device(one)
+
+    for name, command in (("gradcam", gradcam), ("features", features)):
+        one = arguments.command(commands, name, command)
+        one.add_argument("figure", help=f"one of: {', '.join(figures.figure_names())}")
+        arguments.common(one)
+        arguments.planned(one)
+        arguments.on_device(one)
+
+
+def activity(options: argparse.Namespace) -> None:
+    """Count firing rates and operations of a finished run."""
+    spec = paper.find_run(options.run, options.scale)
+    from bkdsnn.analysis.activity import analyse
+    from bkdsnn.machine import devices
+
+    analyse(spec, options.results / options.scale, devices.choose(options.device, options.threads))
+
+
+def gradcam(options: argparse.Namespace) -> None:
+    """Map what the networks of a figure look at, by Grad-CAM."""
+    chosen = planned_figure(options, "gradcam")
+    from bkdsnn.analysis.gradcam import analyse
+    from bkdsnn.machine import devices
+
+    analyse(chosen, options.results / options.scale, devices.choose(options.device, options.threads))
+
+
+def features(options: argparse.Namespace) -> None:
+    """Count the features before the last layer of the networks of a figure."""
+    chosen = planned_figure(options, "histogram")
+    from bkdsnn.analysis.feature_histograms import analyse
+    from bkdsnn.machine import devices
+
+    analyse(chosen, options.results / options.scale, devices.choose(options.device, options.threads))
+
+
+def planned_figure(options: argparse.Namespace, kind: str | None = None) -> figures.FigurePlan:
+    """Return the plan of the figure that was named, if it is of that kind."""
+    chosen = figures.load_figure(options.figure)
+    if kind and chosen.kind != kind:
+        right = [name for name in figures.figure_names() if figures.load_figure(name).kind == kind]
+        raise UserError(f"{options.figure} is of kind '{chosen.kind}', expected '{kind}': {', '.join(right)}")
+    return figures.plan_figure(paper.Expansion(options.scale, neurons=options.neurons), chosen, options.seeds)

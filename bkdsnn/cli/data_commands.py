@@ -1,0 +1,90 @@
+"""Subcommands about what runs begin with: datasets, frames, published weights."""
+
+from __future__ import annotations
+
+import argparse
+import signal
+from pathlib import Path
+
+from bkdsnn.cli import arguments
+from bkdsnn.cli.arguments import positive
+from bkdsnn.config import Dataset, catalogue, paper
+from bkdsnn.config.settings import data_root, weights_root
+from bkdsnn.core import errors, progress
+from bkdsnn.core.errors import UserError
+
+
+def add(commands: arguments.Commands) -> None:
+    """Add these subcommands to the parser."""
+    one = arguments.command(commands, "data", data)
+    one.add_argument("dataset", help="name in config/datasets.yaml")
+    arguments.common(one)
+    one.add_argument("--root", type=Path, help="folder with your data (default: $BKDSNN_DATA_ROOT)")
+    arguments.logged(one)
+
+    one = arguments.command(commands, "frames", frames)
+    one.add_argument("dataset", help="name in config/datasets.yaml")
+    one.add_argument("--timesteps", type=positive(int), required=True, help="T, frames of one recording")
+    arguments.common(one)
+    arguments.logged(one)
+
+    one = arguments.command(commands, "weights", weights)
+    one.add_argument("name", help="such as torchvision/ResNet18_Weights.IMAGENET1K_V1")
+    one.add_argument("--root", type=Path, help="folder with the files (default: $BKDSNN_WEIGHTS_ROOT, else download)")
+    one.add_argument("--resources", type=Path, default=Path("resources"), help="where to put them")
+    arguments.logged(one)
+
+    one = arguments.command(commands, "convert", convert)
+    one.add_argument(
+        "source", type=Path, help="cifar-10-batches-py, cifar-100-python (folder, .tar.gz or .zip) or images"
+    )
+    one.add_argument("target", type=Path, help="folder to make")
+
+
+def data(options: argparse.Namespace) -> None:
+    """Check or build a dataset and write its manifest."""
+    from bkdsnn.data import prepare
+
+    dataset = _dataset(options)
+    prepare(dataset, None if dataset.embedded else data_root(options.root), _manifest(options))
+
+
+def frames(options: argparse.Namespace) -> None:
+    """Integrate the recordings of a prepared event dataset to frames."""
+    dataset = _dataset(options)
+    if not dataset.events:
+        raise UserError(f"dataset '{options.dataset}' has images; expected one with recordings of events")
+    from bkdsnn.data.events.frames import convert as convert_events
+
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends the job leaves no half-written arrays
+    convert_events(dataset, _manifest(options), options.timesteps)
+
+
+def weights(options: argparse.Namespace) -> None:
+    """Fetch and check published weights."""
+    from bkdsnn.data.published import fetch, stored
+
+    known = {one.name: one for one in catalogue.published_weights()}
+    if options.name not in known:
+        raise errors.unknown("weights", options.name, known)
+    target = stored(options.resources / "weights", known[options.name])
+    fetch(known[options.name], target, weights_root(options.root))
+
+
+def convert(options: argparse.Namespace) -> None:
+    """Convert pickled CIFAR or image folders to the binary layout that the pipeline reads."""
+    from bkdsnn.data.convert import convert as convert_data
+
+    progress.log.info("%s", convert_data(options.source, options.target))
+
+
+def _dataset(options: argparse.Namespace) -> Dataset:
+    """Return the dataset that was named, if a run of the scale uses it."""
+    datasets = {spec.dataset.name: spec.dataset for spec in paper.all_runs(options.scale, seeds=[0]).values()}
+    if options.dataset not in datasets:
+        raise errors.unknown("dataset", options.dataset, datasets, f"scale '{options.scale}'")
+    return datasets[options.dataset]
+
+
+def _manifest(options: argparse.Namespace) -> Path:
+    return options.results / options.scale / "data" / f"{options.dataset}.json"

@@ -1,0 +1,39 @@
+"""The command line. Parsing and checks come first and import no torch, so that mistakes are told at once."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from bkdsnn.cli import analysis_commands, data_commands, report_commands, run_commands
+from bkdsnn.core import errors, progress
+from bkdsnn.core.errors import Interrupted, UserError
+from bkdsnn.machine import launch
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one subcommand and return its exit code: 0 done, 1 bad input, 75 saved and to be continued, 130 Ctrl-C."""
+    options = parser().parse_args(arguments)
+    options.arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        progress.configure(getattr(options, "log", None) if launch.main() else None)
+        options.command(options)
+    except UserError as error:
+        progress.log.error("error: %s", error)
+        return 1
+    except Interrupted as pause:
+        progress.log.info("%s", pause)
+        return errors.RESUMABLE
+    except KeyboardInterrupt:
+        progress.log.info("stopped")
+        return 130
+    return 0
+
+
+def parser() -> argparse.ArgumentParser:
+    """Return the parser; every subcommand has --help."""
+    top = argparse.ArgumentParser(prog="python -m bkdsnn", description=sys.modules["bkdsnn"].__doc__)
+    commands = top.add_subparsers(required=True, metavar="command")
+    for module in (run_commands, data_commands, analysis_commands, report_commands):
+        module.add(commands)
+    return top

@@ -1,0 +1,97 @@
+"""Subcommands that write tables and figures."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from bkdsnn.analysis.energy import Constants
+from bkdsnn.cli import arguments
+from bkdsnn.cli.analysis_commands import planned_figure
+from bkdsnn.cli.arguments import positive
+from bkdsnn.config import catalogue, paper
+from bkdsnn.config import figure_plans as figures
+from bkdsnn.core import progress
+
+
+def add(commands: arguments.Commands) -> None:
+    """Add these subcommands to the parser."""
+    for name, command in (("table", table), ("layers", layers)):
+        one = arguments.command(commands, name, command)
+        one.add_argument("table", help=f"one of: {', '.join(catalogue.table_names())}")
+        arguments.common(one)
+        arguments.planned(one)
+        arguments.logged(one)
+        one.add_argument("--mac-pj", type=positive(float), default=4.6, help="energy of a MAC, pJ (default: 4.6)")
+        one.add_argument("--ac-pj", type=positive(float), default=0.9, help="energy of an AC, pJ (default: 0.9)")
+
+    one = arguments.command(commands, "figure", figure)
+    one.add_argument("figure", help=f"one of: {', '.join(figures.figure_names())}")
+    arguments.common(one)
+    arguments.planned(one)
+    one.add_argument("--figures", type=Path, default=Path("figures"), help="where to draw (default: figures)")
+    arguments.logged(one)
+
+    one = arguments.command(commands, "notation", notation)
+    arguments.common(one)
+    arguments.planned(one)
+    arguments.on_device(one)
+
+    one = arguments.command(commands, "ledger", ledger)
+    arguments.common(one)
+    arguments.logged(one)
+
+
+def table(options: argparse.Namespace) -> None:
+    """Write a table from what has been measured so far."""
+    from bkdsnn.report.tables import emit, measure, summary
+
+    plan = paper.plan(options.table, options.scale, seeds=options.seeds, neurons=options.neurons)
+    results = options.results / options.scale
+    constants = Constants(options.mac_pj, options.ac_pj)
+    emit(plan, results, results / "tables", constants)
+    progress.log.info("%s", summary(measure(plan, results, constants)))
+
+
+def layers(options: argparse.Namespace) -> None:
+    """Write operations and energy of every layer of a table's networks."""
+    from bkdsnn.report.tables.layer_costs import emit_layers
+
+    plan = paper.plan(options.table, options.scale, seeds=options.seeds, neurons=options.neurons)
+    results = options.results / options.scale
+    emit_layers(plan, results, results / "tables", Constants(options.mac_pj, options.ac_pj))
+
+
+def figure(options: argparse.Namespace) -> None:
+    """Draw a figure from what finished runs and analyses left."""
+    chosen = planned_figure(options)
+    from bkdsnn.report.figures.draw import draw
+
+    paths = draw(chosen, options.results / options.scale, options.figures / options.scale)
+    progress.log.info("%s: %s", options.figure, ", ".join(map(str, paths.values())))
+
+
+def notation(options: argparse.Namespace) -> None:
+    """Write table 1, the notation, checked on one training batch of a finished run."""
+    from bkdsnn.report.notation.notation_plan import load_notation, plan_notation
+
+    expansion = paper.Expansion(options.scale, neurons=options.neurons)
+    chosen = plan_notation(expansion, load_notation(), options.seeds)
+    from bkdsnn.machine import devices
+    from bkdsnn.report.notation.check import check
+    from bkdsnn.report.notation.trace import trace
+    from bkdsnn.report.tables.notation_table import emit
+
+    results = options.results / options.scale
+    found = trace(chosen.spec, results, devices.choose(options.device, options.threads))
+    emit(check(chosen, found), results / "tables")
+    progress.log.info("table1: every entry holds on the first batch of %s", chosen.spec.name)
+
+
+def ledger(options: argparse.Namespace) -> None:
+    """Write the ledger: every attempt at a run, failed ones too, with device, time and memory."""
+    from bkdsnn.report.tables.ledger_table import emit
+
+    results = options.results / options.scale
+    paths = emit(results, results / "tables")
+    progress.log.info("ledger: %s", ", ".join(map(str, paths.values())))

@@ -1,0 +1,121 @@
+"""What a network is shown: datasets, the view of a test image, augmentation."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from bkdsnn.config.strict import Strict
+
+Interpolation = Literal["bilinear", "bicubic"]
+
+
+class Digits(Strict):
+    """How embedded images are drawn from scikit-learn's handwritten digits (real scans, 8 x 8, 1,797 of them)."""
+
+    digits: Literal[1, 2] = 1
+    train: int = Field(gt=0)
+    test: int = Field(gt=0)
+    clutter: int = Field(default=0, ge=0, description="distracting fragments of other digits in each image")
+    noise: float = Field(default=0.0, ge=0, description="standard deviation of Gaussian noise, intensities in [0, 1]")
+    shift: int = Field(default=0, ge=0, description="largest displacement of a digit, pixels")
+
+
+class Simulated(Strict):
+    """How embedded events are made: scikit-learn's digits move on a closed path before a simulated sensor."""
+
+    train: int = Field(gt=0, description="recordings")
+    test: int = Field(gt=0, description="recordings")
+    threshold: float = Field(default=0.3, gt=0, description="change of log intensity that makes an event")
+    amplitude: float = Field(default=3.0, gt=0, description="half width of the path, pixels of the sensor")
+    noise: float = Field(default=0.0, ge=0, description="events per pixel and second that nothing caused")
+
+
+class Events(Strict):
+    """Recordings of an event camera, each integrated to T frames of two channels: OFF and ON events counted by pixel.
+
+    Where the sensor is larger than `image_size`, addresses are scaled down, height and width alike; a smaller map is
+    centred. `slices` cuts a recording into T parts of equal numbers of events or of equal duration.
+    """
+
+    layout: Literal["cifar10-dvs", "dvs128-gesture", "n-caltech101", "n-mnist", "n-cars", "dvs-lip"] = Field(
+        description="published set whose folders and file format these are"
+    )
+    sensor: tuple[int, int] = Field(description="height and width, pixels")
+    slices: Literal["count", "time"] = "count"
+    simulated: Simulated | None = None
+
+
+class Dataset(Strict):
+    """Labelled images of one size, or labelled recordings of events whose frames have one size.
+
+    `label`, `page` and `folder` do not enter the identity.
+    """
+
+    name: str
+    format: Literal["cifar-binary", "image-folder", "digits", "events"]
+    classes: int = Field(gt=1)
+    image_size: int = Field(gt=0, description="height and width of images or frames, pixels")
+    mean: tuple[float, ...] = Field(default=(), description="of images, by channel; frames are counts, as they are")
+    std: tuple[float, ...] = ()
+    digits: Digits | None = None
+    events: Events | None = None
+    label: str = Field(default="", exclude=True)
+    page: str = Field(default="", exclude=True, description="where the data may be had")
+    folder: str = Field(default="", exclude=True, description="expected folder below the data root")
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the images come with a dependency instead of from the user."""
+        return self.digits is not None or (self.events is not None and self.events.simulated is not None)
+
+    @property
+    def channels(self) -> int:
+        """Three colours, or OFF and ON events."""
+        return 2 if self.events else 3
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Dataset:
+        for key in ("digits", "events"):
+            if (self.format == key) != (getattr(self, key) is not None):
+                raise ValueError(f"the key '{key}' belongs to format '{key}', and only there")
+        for key in ("mean", "std"):
+            if len(found := getattr(self, key)) != (expected := 0 if self.events else self.channels):
+                raise ValueError(f"'{key}' has {len(found)} numbers, format '{self.format}' needs {expected}")
+        return self
+
+
+class View(Strict):
+    """How a test image is cut out of a file: shorter edge scaled to image_size / crop, then the centre."""
+
+    crop: float = Field(default=0.875, gt=0, le=1)
+    interpolation: Interpolation = "bilinear"
+
+
+class ResizedCrop(Strict):
+    """RandomResizedCrop (Szegedy et al., 2015): area as a share of the image's, aspect ratio width / height."""
+
+    scale: tuple[float, float] = (0.08, 1.0)
+    ratio: tuple[float, float] = (3 / 4, 4 / 3)
+    interpolation: Interpolation = "bilinear"
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ResizedCrop:
+        for name in ("scale", "ratio"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"'{name}' is {low} to {high}; expected a range of positive numbers")
+        return self
+
+
+class Augment(Strict):
+    """Training-time augmentation, applied in the order of the fields; validation never uses it."""
+
+    crop_padding: int = Field(default=0, ge=0, description="random crop after zero padding by so many pixels")
+    resized_crop: ResizedCrop | None = None
+    flip: bool = False
+    randaugment: str | None = Field(default=None, description="timm's notation, such as rand-m9-n1-mstd0.4-inc1")
+    neuromorphic: bool = Field(default=False, description="one of shear, translation, rotation, cutout, for events")
+    erasing: float = Field(default=0.0, ge=0, le=1, description="probability of erasing a random box")
+    erasing_mode: Literal["const", "pixel"] = Field(default="const", description="fill: the mean colour, or noise")

@@ -1,0 +1,134 @@
+"""What the files in `config/` may say: methods, tables with their columns and rows, scales. Free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from bkdsnn.config import Pretrained, Strict, TaskLoss
+
+Role = Literal["student", "teacher", "conversion", "pretraining"]
+Fragment = dict[str, Any]
+Terms = dict[str, Fragment]  # options of distillation terms, by term
+MetricName = Literal["top1", "firing-rate", "operations", "energy", "strict-macs", "strict-acs", "strict-energy"]
+
+
+class Method(Strict):
+    """How the runs of one row are made. `base` names the method it extends; `student` is the column's own student."""
+
+    label: str
+    base: str | None = None
+    network: Fragment = {}
+    timesteps: int | None = Field(default=None, gt=0, description="T where it is not that of the row")
+    loss: TaskLoss | None = None
+    distill: Terms = {}
+    teacher: str | None = Field(default=None, description="method of the run that is imitated")
+    source: str | None = Field(default=None, description="method of the run whose weights it begins with")
+    recipe: Role | None = Field(default=None, description="the column's recipe for this role; none: evaluate only")
+
+
+class Column(Strict):
+    """One architecture on one dataset, and what is measured of it."""
+
+    key: str
+    heading: tuple[str, ...] = Field(description="one label per header level, outermost first")
+    dataset: str
+    network: str
+    teacher: str | None = Field(default=None, description="network of the teachers, where it is another")
+    student: str = Field(description="method that distilled students extend")
+    taught_by: str | None = Field(default=None, description="method of the teachers, where it is not that of the row")
+    timesteps: dict[Role, int] = Field(default={}, description="T by the role of a run, where it is not the row's")
+    recipes: dict[Role, str]
+    metric: MetricName = "top1"
+    difference: Literal["absolute", "relative"] = "absolute"
+    pretrained: Pretrained | None = Field(default=None, description="published teacher weights")
+    fine_tune: bool = Field(default=False, description="the teacher is trained from them, instead of being them")
+    parameters_m: float | None = Field(default=None, description="millions of parameters that the paper prints")
+    distill: Terms = Field(default={}, description="options of distillation terms in this column")
+    distill_of: dict[str, Terms] = Field(default={}, description="the same for single methods, by method")
+
+
+class Row(Strict):
+    """One method over all columns; `paper` and `delta_against` are aligned with the columns."""
+
+    method: str
+    key: str = Field(default="", description="tells rows of one method apart; the method where it is left out")
+    group: str
+    label: str | None = None
+    timesteps: int | None = Field(default=None, gt=0, description="T of spiking networks, unless the columns have it")
+    paper: tuple[float | None, ...]
+    delta_against: tuple[str | None, ...] | None = Field(default=None, description="key of the baseline row per column")
+    origin: Literal["printed", "quoted", "inferred"] = Field(
+        default="printed", description="quoted: the paper takes it from elsewhere; inferred: from a printed difference"
+    )
+    distill: Terms = {}
+    columns: Fragment = Field(default={}, description="fields of the columns that are others in this row")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _keyed(cls, content: Any) -> Any:
+        if isinstance(content, dict) and "key" not in content:
+            return {**content, "key": content.get("method", "")}
+        return content
+
+
+class Table(Strict):
+    """A table of the paper."""
+
+    name: str
+    number: str
+    title: str
+    metric: str
+    groups: dict[str, str]
+    settings: dict[str, str] = Field(default={}, description="options shown per row, by heading: <term>.<option>")
+    columns: tuple[Column, ...]
+    rows: tuple[Row, ...]
+    distill: Terms = Field(default={}, description="options of distillation terms for the whole table")
+    bold: bool = Field(default=True, description="whether the best of each column is set in bold")
+    footnotes: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _aligned(self) -> Table:
+        keys = [row.key for row in self.rows]
+        for row in self.rows:
+            _expect(len(row.paper), len(self.columns), f"row '{row.key}': values in 'paper'")
+            _expect_known("group", row.group, self.groups, row.key)
+            for baseline in filter(None, row.delta_against or ()):
+                _expect_known("delta_against", baseline, keys, row.key)
+            if row.delta_against is not None:
+                _expect(len(row.delta_against), len(self.columns), f"row '{row.key}': baselines in 'delta_against'")
+        if len(set(keys)) != len(keys):
+            raise ValueError(f"two rows share a key: {', '.join(keys)}; give one a 'key' of its own")
+        for place in self.settings.values():
+            if place.count(".") != 1:
+                raise ValueError(f"'settings': '{place}' is not <term>.<option>, such as ld.tau")
+        return self
+
+
+class Scale(Strict):
+    """What a scale puts in place of the paper's data, widths and recipes."""
+
+    name: str
+    note: str = Field(description="the sentence that every caption of this scale carries")
+    seeds: tuple[int, ...]
+    pretrained: Literal["none", "fine-tuned", "all"] = Field(
+        description="which of the published weights that columns name are used: only those to be fine-tuned, or all"
+    )
+    datasets: dict[str, str] = {}
+    networks: dict[str, Fragment] = {}
+    recipes: dict[str, Fragment] = Field(default={}, description="by recipe; '*' applies to all of them first")
+    distill: Terms = Field(default={}, description="by term, such as weights for small feature maps")
+    gpu: bool = Field(default=False, description="whether the workflow asks for a GPU per training")
+
+
+def _expect(found: int, expected: int, what: str) -> None:
+    if found != expected:
+        raise ValueError(f"{what}: found {found}, expected {expected}, one per column")
+
+
+def _expect_known(key: str, found: str, valid: Iterable[str], row: str) -> None:
+    names = list(valid)
+    if found not in names:
+        raise ValueError(f"row '{row}': '{key}' is '{found}', expected one of: {', '.join(names)}")

@@ -1,0 +1,191 @@
+"""Figures as data: panels and curves declared in YAML, each curve a cell of some table. Pure, and free of torch.
+
+config/figures/fig4.yaml --plan(figure, scale, seeds)--> FigurePlan of panels, each curve with its run specs
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, model_validator
+
+from bkdsnn.config import RunSpec, Strict
+from bkdsnn.config.catalogue import CONFIG, load, load_table, table_names
+from bkdsnn.config.declarations import Column, Row, Scale, Table
+from bkdsnn.config.paper import Cell, Expansion, Preset, command
+from bkdsnn.core.errors import UserError, unknown
+
+Kind = Literal["gradcam", "histogram", "accuracy-by-time", "accuracy-by-epoch", "gradient", "firing-rates"]
+OF_ONE_SEED = ("gradcam", "histogram")  # kinds that show single networks: those of the first seed
+
+
+class Curve(Strict):
+    """One method in a panel: the cell of `row` in a table; `table` and `column` where they are not the panel's."""
+
+    label: str
+    row: str
+    table: str | None = None
+    column: str | None = None
+
+
+class Panel(Strict):
+    """Curves that share their axes."""
+
+    title: str
+    table: str
+    column: str
+    curves: tuple[Curve, ...] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _told_apart(self) -> Panel:
+        labels = [curve.label for curve in self.curves]
+        if len(set(labels)) != len(labels):
+            raise ValueError(f"panel '{self.title}': two curves share a label: {', '.join(labels)}")
+        return self
+
+
+class Figure(Strict):
+    """A figure of the paper. `images` are those that Grad-CAM shows, by their number in the test set."""
+
+    name: str
+    number: str
+    title: str
+    kind: Kind
+    panels: tuple[Panel, ...] = Field(min_length=1)
+    images: tuple[int, ...] = ()
+    taps: Literal["all", "last"] = Field(default="last", description="features that Grad-CAM looks at")
+    notes: tuple[str, ...] = ()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Figure:
+        titles = [panel.title for panel in self.panels]
+        if len(set(titles)) != len(titles):
+            raise ValueError(f"two panels share a title: {', '.join(titles)}")
+        if bool(self.images) != (self.kind == "gradcam"):
+            raise ValueError(
+                f"'images' and kind 'gradcam' belong together, found {list(self.images)} and '{self.kind}'"
+            )
+        if self.taps != "last" and self.kind != "gradcam":
+            raise ValueError(f"'taps' is for kind 'gradcam', found kind '{self.kind}'")
+        return self
+
+
+@dataclass(frozen=True)
+class CurvePlan:
+    """A curve with its runs, one per seed."""
+
+    label: str
+    runs: tuple[RunSpec, ...]
+
+
+@dataclass(frozen=True)
+class PanelPlan:
+    """A panel with its curves."""
+
+    title: str
+    curves: tuple[CurvePlan, ...]
+
+
+@dataclass(frozen=True)
+class FigurePlan:
+    """A figure at a scale. `data` names the data sets in use, each with the one that it stands in for, or None."""
+
+    figure: Figure
+    scale: Scale
+    neurons: Preset
+    seeds: tuple[int, ...]
+    command: str
+    data: dict[str, str | None]
+    panels: tuple[PanelPlan, ...]
+
+    def runs(self) -> dict[str, RunSpec]:
+        """Every run that the figure shows, by name."""
+        shown = (run for panel in self.panels for curve in panel.curves for run in curve.runs)
+        return {run.name: run for run in shown}
+
+
+def figure_names(config: Path = CONFIG) -> list[str]:
+    """Names of the figures that can be made."""
+    return sorted(path.stem for path in (config / "figures").glob("*.yaml"))
+
+
+def load_figure(name: str, config: Path = CONFIG) -> Figure:
+    """Read `config/figures/<name>.yaml`; an unknown name or key raises `UserError`."""
+    if name not in figure_names(config):
+        raise unknown("figure", name, figure_names(config))
+    return load(Figure, config / "figures" / f"{name}.yaml", name)
+
+
+def plan_figure(expansion: Expansion, figure: Figure, seeds: Iterable[int] | None = None) -> FigurePlan:
+    """Expand a figure at a scale; an unknown table, column or row raises `UserError`.
+
+    `seeds` replaces the scale's; a kind of figure that shows single networks has the first of them.
+    """
+    chosen = None if seeds is None else tuple(seeds)
+    if chosen == ():
+        raise UserError("'seeds' is empty; give at least one, such as seeds=[0]")
+    cells = [[_cell(expansion, figure, panel, curve, chosen) for curve in panel.curves] for panel in figure.panels]
+    panels = (
+        PanelPlan(panel.title, tuple(CurvePlan(curve.label, cell.runs) for curve, cell in zip(panel.curves, row)))
+        for panel, row in zip(figure.panels, cells)
+    )
+    shown = [cell for row in cells for cell in row]
+    return FigurePlan(
+        figure=figure,
+        scale=expansion.scale,
+        neurons=expansion.preset,
+        seeds=max((tuple(run.seed for run in cell.runs) for cell in shown), key=len),
+        command=command(figure.name, expansion.scale.name, expansion.preset, chosen),
+        data=_data(expansion, shown),
+        panels=tuple(panels),
+    )
+
+
+def _cell(
+    expansion: Expansion,
+    figure: Figure,
+    panel: Panel,
+    curve: Curve,
+    seeds: tuple[int, ...] | None,
+) -> Cell:
+    where = f"config/figures/{figure.name}.yaml, panel '{panel.title}', curve '{curve.label}'"
+    name = curve.table or panel.table
+    if name not in table_names():
+        raise unknown("table", name, table_names(), where)
+    table = load_table(name)
+    seeds = expansion.scale.seeds if seeds is None else seeds
+    if figure.kind in OF_ONE_SEED:
+        seeds = seeds[:1]
+    column = _column(table, curve.column or panel.column, where)
+    return expansion.cell(table, _row(table, curve.row, where), column, seeds)
+
+
+def _row(table: Table, key: str, where: str) -> Row:
+    rows = {row.key: row for row in table.rows}
+    if key not in rows:
+        raise unknown(f"row of '{table.name}'", key, rows, where)
+    return rows[key]
+
+
+def _column(table: Table, key: str, where: str) -> Column:
+    columns = {column.key: column for column in table.columns}
+    if key not in columns:
+        raise unknown(f"column of '{table.name}'", key, columns, where)
+    return columns[key]
+
+
+def _data(expansion: Expansion, cells: Iterable[Cell]) -> dict[str, str | None]:
+    """Name each data set in use, with all that it stands in for."""
+    found: dict[str, dict[str, None]] = {}
+    for cell in cells:
+        used, real = cell.runs[0].dataset, _stood_in_for(expansion, cell)
+        found.setdefault(used.label or used.name, {}).update({real: None} if real else {})
+    return {name: " and ".join(real) or None for name, real in found.items()}
+
+
+def _stood_in_for(expansion: Expansion, cell: Cell) -> str | None:
+    wanted = cell.column.dataset
+    return None if cell.runs[0].dataset.name == wanted else expansion.datasets[wanted].label

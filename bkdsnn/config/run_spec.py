@@ -1,0 +1,148 @@
+"""One run as a frozen, validated, canonical description; the SHA-256 of its canonical JSON is its identity."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from bkdsnn.config.datasets import Dataset
+from bkdsnn.config.losses import BKD, CrossEntropy, TaskLoss, Term
+from bkdsnn.config.networks import MetaSpikeformer, Network, Wide7B
+from bkdsnn.config.recipes import Recipe
+from bkdsnn.config.strict import Strict
+
+# Raise a number by hand when the meaning of that part changes: runs made before it then count as other runs.
+VERSIONS = {"data": 1, "model": 1, "method": 1, "trainer": 1}
+
+
+class Pretrained(Strict):
+    """Published weights by name; the identity holds their checksum, never where they lie."""
+
+    name: str
+    sha256: str | None = Field(
+        default=None,
+        pattern="^[0-9a-f]{8,64}$",
+        description="first digits of the file's SHA-256, at least 8; none where only the publisher's host states it",
+    )
+
+    @property
+    def stem(self) -> str:
+        """The name as part of a file name."""
+        return self.name.replace("/", "-")
+
+
+class RunSpec(Strict):
+    """One training, conversion or evaluation.
+
+    `source` gives the weights to begin with: another run, or published weights. With a `recipe` they are fine-tuned;
+    without one they are only evaluated, which is also how a conversion runs (a `qcfs-snn` network whose source is a
+    `qcfs` network).
+    """
+
+    dataset: Dataset
+    network: Network
+    loss: TaskLoss = CrossEntropy()
+    distill: tuple[Term, ...] = ()
+    teacher: RunSpec | None = None
+    source: RunSpec | Pretrained | None = None
+    recipe: Recipe | None
+    seed: int = Field(ge=0)
+    versions: dict[str, int] = Field(default_factory=lambda: dict(VERSIONS))
+
+    @field_validator("distill", mode="before")
+    @classmethod
+    def _named_terms(cls, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return tuple({"method": name, **(options or {})} for name, options in sorted(value.items()))
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RunSpec:
+        if self.recipe is None and self.source is None:
+            raise ValueError("a run without 'recipe' needs a 'source' whose weights it evaluates")
+        self._check_input()
+        self._check_source()
+        if bool(self.distill) != (self.teacher is not None):
+            raise ValueError("'distill' and 'teacher' belong together")
+        if any(term.method == "hard-ld" for term in self.distill) != self._distilled_head:
+            raise ValueError("'hard-ld' and a network with 'distilled_head' belong together")
+        if self.teacher:
+            self._check_teacher(self.teacher)
+        summed = any(isinstance(term, BKD) and term.reduction == "sum" for term in self.distill)
+        if summed and self.recipe and self.recipe.processes > 1:
+            raise ValueError("'reduction: sum' of 'bkd' depends on the batch of one process; 'processes' must be 1")
+        return self
+
+    def _check_teacher(self, teacher: RunSpec) -> None:
+        if teacher.dataset != self.dataset:
+            raise ValueError(f"teacher sees '{teacher.dataset.name}', student '{self.dataset.name}'")
+        vector = any(isinstance(term, BKD) and term.target == "vector" for term in self.distill)
+        if vector and isinstance(teacher.network, Wide7B):
+            raise ValueError(f"'bkd' with 'target: vector' needs a pooled vector; '{teacher.network.name}' has none")
+
+    @property
+    def _distilled_head(self) -> bool:
+        return isinstance(self.network, MetaSpikeformer) and self.network.distilled_head
+
+    def _check_input(self) -> None:
+        kind = "events" if self.dataset.events else "images"
+        if kind not in self.network.takes:
+            raise ValueError(
+                f"'{self.network.name}' takes {' or '.join(sorted(self.network.takes))}, "
+                f"but '{self.dataset.name}' has {kind}"
+            )
+        self.network.check_image(self.dataset.image_size)
+
+    def _check_source(self) -> None:
+        if not isinstance(self.source, RunSpec):
+            return
+        if self.source.network.geometry() != self.network.geometry():
+            raise ValueError(f"'source' has another network than '{self.network.name}' as used here")
+        if self.recipe and self.source.network.form != self.network.form:
+            raise ValueError(f"'source' has form '{self.source.network.form}', fine-tuned is '{self.network.form}'")
+
+    def canonical(self) -> str:
+        """Return the canonical JSON: defaults filled in, keys sorted, no spaces."""
+        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the canonical JSON."""
+        return hashlib.sha256(self.canonical().encode()).hexdigest()
+
+    @property
+    def name(self) -> str:
+        """Readable prefix and ten digits of the digest, such as `cifar10-sew-resnet20-bkdsnn-t4-s0-3fa9c2d1b7`."""
+        parts = (self.dataset.name, self.network.slug, self.method, f"t{self.network.timesteps}", f"s{self.seed}")
+        return "-".join((*parts, self.digest[:10]))
+
+    @property
+    def method(self) -> str:
+        """What is done to the network: distillation, else task loss; `convert` or `pretrained` if not trained."""
+        if self.recipe is None:
+            return "pretrained" if isinstance(self.source, Pretrained) else "convert"
+        terms = "-".join(term.method for term in self.distill)
+        return {"bkd-ld": "bkdsnn"}.get(terms, terms) or self.loss.method
+
+    @property
+    def kind(self) -> Literal["teacher", "student", "evaluation"]:
+        """An ANN that is trained, another network that is trained, or weights that are only evaluated."""
+        if self.recipe is None:
+            return "evaluation"
+        return "teacher" if self.network.form == "ann" else "student"
+
+    def parents(self) -> list[RunSpec]:
+        """Runs that must be finished before this one."""
+        return [run for run in (self.teacher, self.source) if isinstance(run, RunSpec)]
+
+    def lineage(self) -> list[RunSpec]:
+        """This run and all its ancestors, ancestors first."""
+        return [run for parent in self.parents() for run in parent.lineage()] + [self]
+
+
+RUN_NAME = re.compile(r"^(?P<prefix>[a-z0-9-]+)-s(?P<seed>\d+)-(?P<digest>[0-9a-f]{10})$")

@@ -1,0 +1,103 @@
+"""`config/config.yaml`: what a user sets. Everything else is data of the paper or of a scale."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, ValidationError, field_validator
+
+from bkdsnn.config import Strict, catalogue, paper
+from bkdsnn.core.errors import UserError, explain, unknown
+
+DATA_ROOT, WEIGHTS_ROOT, RECOMPUTE = "BKDSNN_DATA_ROOT", "BKDSNN_WEIGHTS_ROOT", "BKDSNN_RECOMPUTE"
+
+
+class Root(Strict):
+    """A folder of the user's."""
+
+    root: Path | None = None
+
+
+class Energy(Strict):
+    """What one operation costs, in pJ (45 nm: Horowitz, ISSCC 2014; Eq. A5)."""
+
+    mac_pj: float = Field(default=4.6, gt=0)
+    ac_pj: float = Field(default=0.9, gt=0)
+
+
+class Caps(Strict):
+    """What one call of the workflow may cost at most; it refuses to begin above it."""
+
+    cap_hours: float | None = Field(default=None, gt=0, description="of the device, for all runs that are to do")
+    cap_disk_gb: float | None = Field(default=None, gt=0, description="at the peak, in units of 10^9 bytes")
+
+
+class Settings(Strict):
+    """The configuration of the workflow, validated before the DAG is built."""
+
+    scale: str
+    seeds: tuple[int, ...] | None = Field(default=None, description="replaces the scale's seeds")
+    neurons: paper.Preset = "reference"
+    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    recompute: bool = Field(default=False, description="whether training saves memory and takes more time")
+    slice_minutes: int = Field(default=1440, gt=0, description="longest attempt at a training")
+    data: Root = Root()
+    weights: Root = Root()
+    energy: Energy = Energy()
+    budget: Caps = Caps()
+
+    @field_validator("seeds")
+    @classmethod
+    def _some_seeds(cls, seeds: tuple[int, ...] | None) -> tuple[int, ...] | None:
+        if seeds is not None and (not seeds or min(seeds) < 0 or len(set(seeds)) < len(seeds)):
+            raise ValueError("expected at least one seed, all different and none negative, such as [0, 1, 2]")
+        return seeds
+
+    @classmethod
+    def read(cls, content: Mapping[str, Any]) -> Settings:
+        """Validate the workflow's configuration; an unknown key or value raises `UserError`."""
+        try:
+            settings = cls.model_validate(dict(content))
+        except ValidationError as error:
+            raise explain(error, cls, "config/config.yaml or --config") from error
+        if settings.scale not in catalogue.scale_names():
+            raise unknown("scale", settings.scale, catalogue.scale_names(), "config/config.yaml or --config")
+        return settings
+
+    def export(self) -> None:
+        """Hand to the jobs, by environment, what must not make finished runs stale: how and where to compute."""
+        os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        os.environ["BKDSNN_DEVICE"] = self.device
+        os.environ[RECOMPUTE] = str(self.recompute).lower()
+        for variable, folder in ((DATA_ROOT, self.data.root), (WEIGHTS_ROOT, self.weights.root)):
+            if folder is not None:
+                os.environ[variable] = str(folder)
+
+
+def recomputes(given: bool) -> bool:
+    """Whether training recomputes: by the option or by BKDSNN_RECOMPUTE. Raises `UserError` for another value of it."""
+    found = os.environ.get(RECOMPUTE, "false")
+    if found not in ("true", "false"):
+        raise UserError(f"{RECOMPUTE} is '{found}', expected true or false; unset it and give --recompute instead")
+    return given or found == "true"
+
+
+def data_root(given: Path | None) -> Path | None:
+    """The folder with the user's data: the option, else BKDSNN_DATA_ROOT, else none. Raises `UserError` if absent."""
+    return _folder(given, DATA_ROOT, "data.root")
+
+
+def weights_root(given: Path | None) -> Path | None:
+    """The folder with published weights: the option, else BKDSNN_WEIGHTS_ROOT, else none (they are downloaded)."""
+    return _folder(given, WEIGHTS_ROOT, "weights.root")
+
+
+def _folder(given: Path | None, variable: str, key: str) -> Path | None:
+    chosen = given or (Path(os.environ[variable]) if os.environ.get(variable) else None)
+    if chosen is not None and not chosen.is_dir():
+        raise UserError(f"'{key}' (or {variable}): no such folder: {chosen}")
+    return chosen

@@ -1,0 +1,118 @@
+"""Augmentation of clips of events: whole batches on their device, all frames of a recording alike."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from bkdsnn.config import Augment
+from bkdsnn.core.streams import generator
+from bkdsnn.machine.devices import sent
+
+# `neuromorphic` does one of these to a recording, each as often as the others. The ranges are those of the published
+# code for CIFAR10-DVS, which draws from 31 steps of them.
+KINDS = ("identity", "shear-x", "translate-x", "translate-y", "rotate", "cutout")
+SHEAR = 0.3  # shift of a row over its distance from the middle
+SHIFT = 5 / 128  # translation over the side
+ANGLE = math.radians(30)  # of a rotation
+AREA = (0.001, 0.11)  # of a box over that of the frame
+RATIO = (0.3, 3.3)  # of a box, height over width
+
+
+class Changes(NamedTuple):
+    """What is done to B recordings, on the CPU.
+
+    `mirrored` (B,) is bool, `kind` (B,) numbers KINDS, `strength` (B,) is a share of the largest shear, shift or angle,
+    -1 to 1, and `box` (B, 4) is top, left, height and width in pixels of what a cutout empties.
+    """
+
+    mirrored: Tensor
+    kind: Tensor
+    strength: Tensor
+    box: Tensor
+
+
+class ClipAugment:
+    """Mirroring, with probability 1/2, and `neuromorphic`, as `augment` says."""
+
+    def __init__(self, augment: Augment, seed: int) -> None:
+        self._augment, self._seed = augment, seed
+
+    def __call__(self, versions: Sequence[Tensor], epoch: int, step: int) -> Sequence[Tensor]:
+        """Return versions of one batch of recordings, float (B, T, C, S, S) with a T for each, all changed alike.
+
+        A pure function of (seed, epoch, step): one batch looks the same on every device.
+        """
+        if not (self._augment.flip or self._augment.neuromorphic):
+            return versions
+        batch, *_, side = versions[0].shape
+        draws = generator(self._seed, "augmentation", epoch, step)
+        pixels, seen = sources(drawn(batch, side, self._augment, draws), side)
+        return [resampled(frames, pixels, seen) for frames in versions]
+
+
+def drawn(batch: int, side: int, augment: Augment, draws: torch.Generator) -> Changes:
+    """Draw what is done to a batch of recordings with frames of `side` pixels, uniformly in every range.
+
+    Ratios of boxes are log-uniform. Without `neuromorphic` all are of kind `identity`.
+    """
+    mirrored = (torch.rand(batch, generator=draws) < 0.5) & augment.flip
+    kind = torch.randint(len(KINDS), (batch,), generator=draws) * augment.neuromorphic
+    strength = torch.empty(batch).uniform_(-1, 1, generator=draws)
+    area = side**2 * torch.empty(batch).uniform_(*AREA, generator=draws)
+    ratio = torch.empty(batch).uniform_(*map(math.log, RATIO), generator=draws).exp()
+    size = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], 1).round()  # always less than the side
+    corner = (torch.rand(batch, 2, generator=draws) * (side - size + 1)).floor()
+    return Changes(mirrored, kind, strength, torch.cat([corner, size], 1).long())
+
+
+def sources(changes: Changes, side: int) -> tuple[Tensor, Tensor]:
+    """Return where each pixel of the changed frames comes from, on the CPU: pixels numbered row by row (B, S S).
+
+    The second tensor (B, S S) is true where there is such a pixel; elsewhere the number means nothing and the changed
+    frames are 0. Mirroring comes first.
+    """
+    places = torch.arange(side, dtype=torch.float64) - (side - 1) / 2
+    y, x = torch.meshgrid(places, places, indexing="ij")
+    grid = torch.stack([x, y, torch.ones_like(x)]).flatten(1)  # 3, S S: from the middle of the frame
+    # Nearest neighbours. Half a pixel goes up, not to even numbers as `round` has it: a shift by halves stays a shift.
+    columns, rows = (inverse(changes, side) @ grid + side / 2).floor().long().unbind(1)
+    seen = (rows >= 0) & (rows < side) & (columns >= 0) & (columns < side) & ~emptied(changes, side)
+    columns = torch.where(changes.mirrored[:, None], side - 1 - columns, columns)
+    return torch.where(seen, rows * side + columns, 0), seen
+
+
+def inverse(changes: Changes, side: int) -> Tensor:
+    """Return the maps (B, 2, 3), float64, from a place (x, y, 1) of the changed frame to the place it shows.
+
+    Places count in pixels from the middle, y downwards; positive angles turn counter-clockwise.
+    """
+    largest = {"shear-x": SHEAR, "translate-x": SHIFT * side, "translate-y": SHIFT * side, "rotate": ANGLE}
+    amount = {
+        name: torch.where(changes.kind == KINDS.index(name), changes.strength.double() * most, 0.0)
+        for name, most in largest.items()
+    }
+    cosine, sine = amount["rotate"].cos(), amount["rotate"].sin()
+    rows = (cosine, amount["shear-x"] - sine, -amount["translate-x"], sine, cosine, -amount["translate-y"])
+    return torch.stack(rows, 1).view(-1, 2, 3)
+
+
+def emptied(changes: Changes, side: int) -> Tensor:
+    """Return bool (B, S S): true within the box of each cutout."""
+    places = torch.arange(side)
+    top, left, height, width = changes.box[:, :, None].unbind(1)
+    rows = (places >= top) & (places < top + height)  # B, S
+    columns = (places >= left) & (places < left + width)
+    cutout = changes.kind == KINDS.index("cutout")
+    return (rows[:, :, None] & columns[:, None, :] & cutout[:, None, None]).flatten(1)
+
+
+def resampled(frames: Tensor, pixels: Tensor, seen: Tensor) -> Tensor:
+    """Return frames (B, T, C, S, S) made of their pixels numbered `pixels` (B, S S), 0 where not `seen` (B, S S)."""
+    flat = frames.flatten(1, 2).flatten(2)  # B, T C, S S
+    chosen, shown = (sent(places, frames.device)[:, None] for places in (pixels, seen))
+    return flat.gather(2, chosen.expand_as(flat)).mul_(shown).view_as(frames)

@@ -1,0 +1,38 @@
+"""What KDSNN and LaSNN share: features compared layer by layer, as they are or by L_BKD."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from bkdsnn.config.losses import LayerWise
+from bkdsnn.distill.features import Pair, squared_error
+from bkdsnn.distill.method import Method
+from bkdsnn.distill.restoration import Restoration
+from bkdsnn.models.outputs import Outputs
+
+
+class LayerWiseLoss(Method):
+    """w sum_layers |F - F_tea|^2, averaged over the batch; F time averages, after f_adp unless `adapt` is false.
+
+    With `blur_ratio` the sum is over L_BKD = |G(f_adp(F) * B) - F_tea|^2, each layer with its own f_adp, G and B
+    (per image and channel).
+    """
+
+    def __init__(self, options: LayerWise, pairs: Sequence[Pair], adapt: bool = True) -> None:
+        super().__init__(pairs, adapt)
+        self.weight = options.weight
+        self.restorations = nn.ModuleList()
+        if options.blur_ratio is not None:
+            self.restorations.extend(Restoration(pair.teacher_width, options.blur_ratio) for pair in pairs)
+
+    def compared(self, student: Outputs, teacher: Outputs, blur: torch.Generator) -> Tensor:
+        """Return the weighted sum; with `blur_ratio` a mask per layer is drawn from `blur`, in order of depth."""
+        pairs = self.features(student, teacher)
+        if self.restorations:
+            blocks = cast(Iterable[Restoration], self.restorations)
+            pairs = [(block.restore(own, blur), target) for block, (own, target) in zip(blocks, pairs)]
+        return self.weight * torch.stack([squared_error(*pair) for pair in pairs]).sum()

@@ -1,0 +1,104 @@
+"""Starting the processes of one run on this machine, and ending them together. Free of torch."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from typing import IO
+
+from bkdsnn.core.errors import RESUMABLE
+from bkdsnn.machine.gpus import HELD, held_files
+
+GRACE = 10.0  # seconds that the others have to end by themselves once one process failed
+POLL_SECONDS = 0.1
+
+
+def started() -> bool:
+    """Whether this process is one of several that `launch` or torchrun started."""
+    return "WORLD_SIZE" in os.environ
+
+
+def main() -> bool:
+    """Whether this process is the first of its run, the one that writes."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def launch(arguments: Sequence[str], processes: int, gpus: Sequence[str] = ()) -> int:
+    """Run `python -m bkdsnn` with these arguments in so many processes; return the exit code of the run.
+
+    Each has one of the `gpus`, if any are given. Signals are passed on. What process 0 says is shown; what another
+    says only if that one alone failed.
+    """
+    running: list[subprocess.Popen[bytes]] = []
+    with contextlib.ExitStack() as stack:
+        said = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(processes - 1)]
+        stack.enter_context(_passing_on(running))
+        _start(running, arguments, processes, gpus, said)
+        codes = _ended(running)
+        for code, stream in zip(codes[1:], said):
+            if code not in (0, RESUMABLE) and codes[0] != 1:
+                stream.seek(0)
+                sys.stderr.write(stream.read())
+    return next((abs(code) for code in codes if code), 0) if codes[0] in (0, RESUMABLE) else abs(codes[0])
+
+
+def _start(
+    running: list[subprocess.Popen[bytes]],
+    arguments: Sequence[str],
+    processes: int,
+    gpus: Sequence[str],
+    said: Sequence[IO[str]],
+) -> None:
+    """Start the processes; they hold the GPUs' locks with this one, and on should it be killed."""
+    shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    for rank in range(processes):
+        own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+        if gpus:
+            own |= {"CUDA_VISIBLE_DEVICES": gpus[rank], HELD: gpus[rank]}
+        line, output = [sys.executable, "-m", "bkdsnn", *arguments], said[rank - 1] if rank else None
+        environment = os.environ | shared | own
+        running.append(subprocess.Popen(line, env=environment, stdout=output, stderr=output, pass_fds=held_files()))
+
+
+@contextlib.contextmanager
+def _passing_on(running: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """Pass SIGTERM and Ctrl-C on to all processes, and end with none of them left."""
+
+    def tell(number: int, frame: object) -> None:
+        for process in running:
+            process.send_signal(number)
+
+    before = {number: signal.signal(number, tell) for number in (signal.SIGTERM, signal.SIGINT)}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        for process in running:
+            process.kill()
+
+
+def _ended(running: Sequence[subprocess.Popen[bytes]]) -> list[int]:
+    """Wait for all to end; once one has failed, the others are ended after a while."""
+    limit = None
+    while any(process.poll() is None for process in running):
+        failed = any(process.poll() not in (None, 0, RESUMABLE) for process in running)
+        limit = limit or (time.monotonic() + GRACE if failed else None)
+        if limit and time.monotonic() > limit:
+            for process in running:
+                process.kill()
+        time.sleep(POLL_SECONDS)
+    return [process.wait() for process in running]
+
+
+def _free_port() -> int:
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return int(listener.getsockname()[1])

@@ -1,0 +1,1 @@
+"""Tables and figures, as functions of what runs left."""

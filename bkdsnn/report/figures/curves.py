@@ -1,0 +1,182 @@
+"""Top-1 accuracy during training: against the epoch (figure 4), or against the time that training took (figure 3b)."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any, NamedTuple
+
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+
+from bkdsnn.config.figure_plans import CurvePlan, FigurePlan
+from bkdsnn.core.statistics import sample_std
+from bkdsnn.report.figures import style
+from bkdsnn.report.figures.run_history import Epoch, devices_of, read_history
+
+COLUMNS = 3
+GAP = 0.085  # between two numbers beside a panel, in heights of it
+LEADER = {"arrowstyle": "-", "linewidth": 0.4, "relpos": (0, 0.5), "shrinkA": 0.5, "shrinkB": 2}
+THIN = "\N{THIN SPACE}"
+MARKERS = 6  # on a curve, so that they do not hide it
+ON_CPU = re.compile(r" CPU, \d+ threads$")  # as `devices.describe` names a CPU
+UNITS = (("h", "hours", 3600.0), ("min", "minutes", 60.0), ("s", "seconds", 1.0))
+
+
+class Point(NamedTuple):
+    """The seeds of a curve after one epoch; `std` is None for one seed."""
+
+    epoch: int
+    seconds: float
+    mean: float
+    std: float | None
+
+
+@dataclass(frozen=True)
+class Line:
+    """A curve of a panel."""
+
+    curve: CurvePlan
+    points: list[Point]
+
+
+class Axis(NamedTuple):
+    """The horizontal axis: its label and how many seconds one unit has; None where it counts epochs."""
+
+    label: str
+    unit: float | None
+
+    def values(self, line: Line) -> list[float]:
+        """Return the position of each point."""
+        return [point.seconds / self.unit if self.unit else point.epoch for point in line.points]
+
+
+def draw(plan: FigurePlan, results: Path, folder: Path) -> dict[str, Path]:
+    """Draw the figure from the histories of its runs; return the paths by suffix.
+
+    Raises `UserError` for a run that is missing, was not trained, or whose files are not its own.
+    """
+    panels = [
+        [Line(curve, _points([read_history(plan, run, results) for run in curve.runs])) for curve in panel.curves]
+        for panel in plan.panels
+    ]
+    axis, notes = Axis("epoch", None), ["Numbers beside a panel: after the last epoch.", *style.spread(plan)]
+    if plan.figure.kind == "accuracy-by-time":
+        axis = _time_axis(plan, results, max(line.points[-1].seconds for panel in panels for line in panel))
+        notes += _devices_note(plan, results)
+    columns = min(COLUMNS, len(panels))
+    rows = -(-len(panels) // columns)
+    with style.applied():
+        figure = style.sheet(plan, style.TWO_COLUMNS, rows * (1.75 if columns > 2 else 2.3), notes)
+        grid = figure.subplots(rows, columns, squeeze=False)
+        for axes, panel, lines in itertools.zip_longest(grid.flat, plan.panels, panels):
+            if panel is None:
+                axes.remove()
+            else:
+                _panel(axes, panel.title, lines, axis)
+        for axes in grid[:, 0]:
+            axes.set_ylabel("top-1 accuracy (%)")
+        for axes in list(grid.flat)[max(0, len(panels) - columns) : len(panels)]:
+            axes.set_xlabel(axis.label)
+        style.legend(figure)
+        return style.save(figure, plan, list(_records(plan, panels)), folder)
+
+
+def _points(histories: Sequence[Sequence[Epoch]]) -> list[Point]:
+    """Average over seeds, epoch by epoch; each seed has its own clock, which begins with its training."""
+    clocks = [itertools.accumulate(epoch.seconds for epoch in history) for history in histories]
+    return [
+        Point(epochs[0].epoch, fmean(seconds), fmean(top1 := [one.top1 for one in epochs]), sample_std(top1))
+        for epochs, seconds in zip(zip(*histories), zip(*clocks))
+    ]
+
+
+def _panel(axes: Axes, title: str, lines: Sequence[Line], axis: Axis) -> None:
+    looks = style.looks([line.curve.runs[0] for line in lines])
+    every = max(1, max(len(line.points) for line in lines) // MARKERS)
+    for i, (line, look) in enumerate(zip(lines, looks)):
+        x, means = axis.values(line), [point.mean for point in line.points]
+        first = i * every // len(lines)  # so that the markers of close curves do not cover each other
+        axes.plot(
+            x,
+            means,
+            **look._asdict(),
+            markevery=(first, every),
+            label=style.mathtext(line.curve.label),
+            zorder=3 + i / 10,
+        )
+        if None not in (stds := [point.std for point in line.points]):
+            low, high = ([mean + sign * (std or 0.0) for mean, std in zip(means, stds)] for sign in (-1, 1))
+            axes.fill_between(x, low, high, color=look.color, alpha=0.2, linewidth=0)
+    axes.set_title(style.mathtext(title))
+    axes.set_xlim(left=0)
+    axes.xaxis.set_major_locator(MaxNLocator(6, integer=axis.unit is None))
+    _last_values(axes, [(axis.values(line)[-1], line.points[-1], look) for line, look in zip(lines, looks)])
+
+
+def _last_values(axes: Axes, ends: Sequence[tuple[float, Point, style.Look]]) -> None:
+    """Write what each curve ends at beside the panel, in order of height, with a fine line to the curve's end."""
+    low, high = axes.set_ylim(axes.get_ylim())
+    ends = sorted(ends, key=lambda end: end[1].mean)
+    heights = apart([(point.mean - low) / (high - low) for _, point, _ in ends], GAP)
+    for (x, point, look), height in zip(ends, heights):
+        axes.annotate(
+            f"{point.mean:.2f}" + ("" if point.std is None else f"{THIN}±{THIN}{point.std:.2f}"),
+            xy=(x, point.mean),
+            xytext=(1.05, height),
+            textcoords="axes fraction",
+            va="center_baseline",
+            fontsize=style.SMALL,
+            color=look.color,
+            arrowprops={**LEADER, "color": look.color},
+        )
+
+
+def apart(heights: Sequence[float], gap: float) -> list[float]:
+    """Return rising heights in 0 .. 1, moved apart to be `gap` or more from each other, as little as goes upwards."""
+    moved: list[float] = []
+    for height in heights:
+        moved.append(max(height, moved[-1] + gap) if moved else height)
+    ceiling = 1.0
+    for i in reversed(range(len(moved))):
+        moved[i] = min(moved[i], ceiling)
+        ceiling = moved[i] - gap
+    return moved
+
+
+def _time_axis(plan: FigurePlan, results: Path, longest: float) -> Axis:
+    """Name the axis for the device, in the largest unit of which the longest curve has two or more."""
+    name, plural, unit = next((one for one in UNITS if longest >= 2 * one[2]), UNITS[-1])
+    on_cpu = {bool(ON_CPU.search(device)) for device in _devices(plan, results)}
+    if on_cpu == {False}:
+        return Axis(f"GPU {plural}", unit)
+    return Axis(f"training time{' (CPU)' if on_cpu == {True} else ''} ({name})".replace(") (", ", "), unit)
+
+
+def _devices_note(plan: FigurePlan, results: Path) -> Iterator[str]:
+    devices = sorted(_devices(plan, results))
+    yield f"Device: {devices[0]}." if len(devices) == 1 else f"Times are of differing devices: {'; '.join(devices)}."
+
+
+def _devices(plan: FigurePlan, results: Path) -> set[str]:
+    return {device for run in plan.runs().values() for device in devices_of(run, results)}
+
+
+def _records(plan: FigurePlan, panels: Sequence[Sequence[Line]]) -> Iterator[dict[str, Any]]:
+    for panel, lines in zip(plan.panels, panels):
+        for line in lines:
+            for point in line.points:
+                yield {
+                    "panel": panel.title,
+                    "curve": line.curve.label,
+                    "epoch": point.epoch,
+                    "seconds": point.seconds,
+                    "top1_mean": point.mean,
+                    "top1_std": point.std,
+                    "n": len(line.curve.runs),
+                    "seeds": ";".join(str(run.seed) for run in line.curve.runs),
+                }

@@ -1,0 +1,268 @@
+"""From a plan and a folder of results to the measured table."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from bkdsnn.analysis.energy import Constants
+from bkdsnn.config import Network, Pretrained, RunSpec
+from bkdsnn.config.declarations import Column, MetricName, Row, Scale
+from bkdsnn.config.paper import Cell, Plan, command
+from bkdsnn.core.errors import UserError
+from bkdsnn.core.statistics import mcnemar, mean, sample_std
+from bkdsnn.report.tables.cells import ColumnModel, MeasuredCell, Setting, State, TableModel
+from bkdsnn.report.tables.metrics import decimals, measured
+from bkdsnn.report.tables.wording import fixed
+from bkdsnn.runs.artefacts import AGAIN
+from bkdsnn.runs.records import Finished, expect_here, failed, finished
+
+Pair = tuple[Finished, Finished]
+Valued = tuple[Finished, float]
+
+
+def measure(plan: Plan, results: Path, constants: Constants = Constants()) -> TableModel:  # noqa: B008 (immutable)
+    """Return the table with everything that `results` (the folder `results/<scale>`) holds for it.
+
+    `constants` are the energies of operations.
+
+    A file of another run, an unreadable one, a run on other data than are prepared here, one column measured on two
+    data sets, or a row whose columns disagree on a setting that the table shows, raises `UserError`.
+    """
+    table, scale = plan.table, plan.scale
+    done = {name: result for name, run in plan.runs().items() if (result := _checked(run, results))}
+    teachers = {run.teacher.name for cell in plan.cells for run in cell.runs if run.teacher}
+    seeds = max((tuple(run.seed for run in cell.runs) for cell in plan.cells), key=len)
+    columns = [_column(plan, column, done) for column in table.columns]
+    values = _Values(done, constants)
+    cells = [_cell(plan, cell, values, teachers, results) for cell in plan.cells]
+    return TableModel(
+        name=table.name,
+        number=table.number,
+        title=table.title,
+        metric=table.metric,
+        scale=scale.name,
+        note=scale.note,
+        command=_command(plan, seeds),
+        comparable=_comparable(scale),
+        seeds=seeds,
+        groups=table.groups,
+        settings=table.settings,
+        bold=table.bold,
+        columns=tuple(columns),
+        cells=_with_decimals(_with_best_in_bold(cells) if table.bold else cells),
+        footnotes=(*table.footnotes, *_prices(table.columns, constants)),
+    )
+
+
+def _checked(run: RunSpec, results: Path) -> Finished | None:
+    """A finished run that saw the data that are prepared here, and is built on the weights that are here."""
+    found = finished(run, results)
+    if found:
+        expect_here(found, results)
+    return found
+
+
+def _prices(columns: Iterable[Column], constants: Constants) -> Iterable[str]:
+    """Say what an operation costs where energies are shown."""
+    if {"energy", "strict-energy"} & {column.metric for column in columns}:
+        yield f"Energies at {constants.mac_pj:g} pJ a MAC and {constants.ac_pj:g} pJ an AC."
+
+
+def _command(plan: Plan, seeds: tuple[int, ...]) -> str:
+    return command(plan.table.name, plan.scale.name, plan.neurons, None if seeds == plan.scale.seeds else seeds)
+
+
+def _comparable(scale: Scale) -> bool:
+    return not (scale.datasets or scale.networks or scale.recipes or scale.distill)
+
+
+def _column(plan: Plan, column: Column, done: dict[str, Finished]) -> ColumnModel:
+    cells = [cell for cell in plan.cells if cell.column.key == column.key]
+    results = [done[run.name] for cell in cells for run in cell.runs if run.name in done]
+    _expect_same_data(column, results)
+    one = len({cell.column.network for cell in cells}) == 1  # else sizes and teachers are the rows' matter
+    teachers = _other_teachers(cells) if one else []
+    data = cells[0].runs[0].dataset
+    return ColumnModel(
+        key=column.key,
+        heading=column.heading,
+        architecture=column.network,
+        dataset=results[0].metrics.dataset.label if results else data.label or data.name,
+        stands_in_for=plan.datasets[column.dataset] if data.name != column.dataset else None,
+        parameters=_parameters(_students(cells) if one else [], done),
+        paper_parameters_m=column.parameters_m,
+        teacher=teachers[0].network.name if teachers else None,
+        teacher_parameters=_parameters(teachers, done),
+        printed=any(cell.paper is not None for cell in cells),
+    )
+
+
+def _students(cells: Sequence[Cell]) -> list[RunSpec]:
+    """The column's runs with the network of its student: that of its own row, or else of the first distilled one."""
+    own = [run for cell in cells for run in cell.runs if cell.row.method == cell.column.student]
+    runs = [run for cell in cells for run in cell.runs]
+    models = [*own, *(run for run in runs if run.teacher)]
+    return [run for run in runs if models and _of_one_size(run.network, models[0].network)]
+
+
+def _of_one_size(first: Network, second: Network) -> bool:
+    """Whether the networks differ at most in their time-steps, which cost no parameters."""
+    return (first.form, first.geometry()) == (second.form, second.geometry())
+
+
+def _other_teachers(cells: Sequence[Cell]) -> list[RunSpec]:
+    """The teachers of the column whose network is not the column's own."""
+    teachers = ((cell, run.teacher) for cell in cells for run in cell.runs)
+    return [teacher for cell, teacher in teachers if teacher and teacher.network.name != cell.column.network]
+
+
+def _parameters(runs: Iterable[RunSpec], done: dict[str, Finished]) -> int | None:
+    return next((done[run.name].metrics.parameters for run in runs if run.name in done), None)
+
+
+def _expect_same_data(column: Column, results: Sequence[Finished]) -> None:
+    for result in results:
+        if result.metrics.dataset.digest != results[0].metrics.dataset.digest:
+            files = f"{results[0].folder / 'metrics.json'} and {result.folder / 'metrics.json'}"
+            raise UserError(f"{files}: column '{column.key}' expects one data set, found two digests; {AGAIN}")
+
+
+def _settings(plan: Plan, row: Row) -> tuple[Setting, ...]:
+    """The options that the table shows, as the runs of the row have them."""
+    return tuple(_setting(plan, row, place) for place in plan.table.settings.values())
+
+
+def _setting(plan: Plan, row: Row, place: str) -> Setting:
+    found = {cell.column.key: _option(cell.runs[0], place) for cell in plan.cells if cell.row.key == row.key}
+    first, *others = dict.fromkeys(found.values())
+    if others:
+        differ = ", ".join(f"{value} in '{column}'" for column, value in found.items())
+        raise UserError(
+            f"config/paper/{plan.table.name}.yaml: 'settings' has {place}, so row '{row.key}' must have one "
+            f"value of it in all columns, found {differ}; set it in the row, or take it out of 'settings'"
+        )
+    return first
+
+
+def _option(run: RunSpec, place: str) -> Setting:
+    """The value of `<term>.<option>` in a run, None if it has no such term."""
+    method, option = place.split(".")
+    return next((getattr(term, option) for term in run.distill if term.method == method), None)
+
+
+class _Values:
+    """What a column measures of each run that has it; every run is measured once."""
+
+    def __init__(self, done: dict[str, Finished], constants: Constants) -> None:
+        self.done, self.constants = done, constants
+        self._known: dict[tuple[str, str], float | None] = {}
+
+    def of(self, cell: Cell) -> list[tuple[Finished, float]]:
+        """The runs of a cell that have a value, with it."""
+        finished = (self.done[run.name] for run in cell.runs if run.name in self.done)
+        return [(run, value) for run in finished if (value := self._value(cell.column.metric, run)) is not None]
+
+    def _value(self, metric: MetricName, run: Finished) -> float | None:
+        key = metric, run.spec.name
+        if key not in self._known:
+            self._known[key] = measured(metric, run, self.constants)
+        return self._known[key]
+
+
+def _cell(plan: Plan, cell: Cell, values: _Values, teachers: set[str], results: Path) -> MeasuredCell:
+    found = values.of(cell)
+    own, last = [run for run, _ in found], [value for _, value in found]
+    baseline = plan.cell(cell.baseline, cell.column.key) if cell.baseline else None
+    pairs = _pairs(found, values.of(baseline)) if baseline else []
+    relative = cell.column.difference == "relative"
+    accuracies = cell.column.metric == "top1"
+    return MeasuredCell(
+        group=cell.row.group,
+        row=cell.row.key,
+        method=cell.row.method,
+        label=plan.labels[cell.row.key],
+        settings=_settings(plan, cell.row),
+        column=cell.column.key,
+        metric=cell.column.metric,
+        timesteps=cell.runs[0].network.timesteps,
+        state=_state(cell.runs, own, results),
+        mean=mean(last),
+        std=sample_std(last),
+        seeds=tuple(result.spec.seed for result in own),
+        planned=len(cell.runs),
+        best_epoch_mean=mean([result.metrics.top1.best for result in own]) if accuracies else None,
+        baseline=cell.baseline,
+        delta=mean([_difference(ours[1], theirs[1], relative) for ours, theirs in pairs]),
+        mcnemar_p=_significance((ours[0], theirs[0]) for ours, theirs in pairs) if accuracies else None,
+        paper=cell.paper,
+        paper_delta=_paper_delta(cell, baseline, relative),
+        origin=None if cell.paper is None else cell.row.origin,
+        competes=cell.runs[0].network.spiking and cell.runs[0].name not in teachers,
+        parameters=own[0].metrics.parameters if own else None,
+        runs=tuple(run.name for run in cell.runs),
+        relative=relative,
+    )
+
+
+def _difference(ours: float, theirs: float, relative: bool) -> float:
+    return 100 * (ours / theirs - 1) if relative else ours - theirs
+
+
+def _state(runs: Sequence[RunSpec], own: Sequence[Finished], results: Path) -> State:
+    if own:
+        return "measured" if len(own) == len(runs) else "partial"
+    return "failed" if any(failed(run, results) for run in runs) else "not run"
+
+
+def _pairs(ours: Sequence[Valued], baseline: Sequence[Valued]) -> list[tuple[Valued, Valued]]:
+    """Results of both cells at the seeds that both have; published weights have none, and go with every seed."""
+    theirs = {run.spec.seed: (run, value) for run, value in baseline}
+    if any(isinstance(run.spec.source, Pretrained) and run.spec.recipe is None for run, _ in baseline):
+        return [(one, baseline[0]) for one in ours]
+    return [((run, value), theirs[run.spec.seed]) for run, value in ours if run.spec.seed in theirs]
+
+
+def _significance(pairs: Iterable[Pair]) -> float | None:
+    """P-value of the exact McNemar test with the counts of all seeds added up."""
+    only_ours = only_theirs = 0
+    kept = [(ours.correct(), theirs.correct()) for ours, theirs in pairs]
+    for ours, theirs in kept:
+        if ours is None or theirs is None:
+            return None
+        only_ours += int((ours & ~theirs).sum())
+        only_theirs += int((theirs & ~ours).sum())
+    return mcnemar(only_ours, only_theirs) if kept else None
+
+
+def _paper_delta(cell: Cell, baseline: Cell | None, relative: bool) -> float | None:
+    if baseline is None or cell.paper is None or baseline.paper is None:
+        return None
+    # of values with two decimals: drops only binary noise
+    return round(_difference(cell.paper, baseline.paper, relative), 2)
+
+
+def _with_decimals(cells: Iterable[MeasuredCell]) -> tuple[MeasuredCell, ...]:
+    """Give all cells of a column as many decimals as its smallest number needs."""
+    cells = list(cells)
+    means: dict[str, list[float | None]] = {}
+    for cell in cells:
+        means.setdefault(cell.column, []).append(cell.mean)
+    return tuple(dataclasses.replace(cell, decimals=decimals(cell.metric, means[cell.column])) for cell in cells)
+
+
+def _with_best_in_bold(cells: Iterable[MeasuredCell]) -> tuple[MeasuredCell, ...]:
+    """Mark the best mean of each column among SNNs that teach no other; means that print alike are ties."""
+    cells = list(cells)
+    best: dict[str, float] = {}
+    for cell in cells:
+        if cell.competes and cell.mean is not None and cell.metric == "top1":
+            best[cell.column] = max(cell.mean, best.get(cell.column, cell.mean))
+    return tuple(dataclasses.replace(cell, bold=_is_best(cell, best.get(cell.column))) for cell in cells)
+
+
+def _is_best(cell: MeasuredCell, best: float | None) -> bool:
+    if cell.mean is None or best is None:
+        return False
+    return cell.competes and cell.metric == "top1" and fixed(cell.mean) == fixed(best)

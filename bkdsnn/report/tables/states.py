@@ -1,0 +1,16 @@
+"""How far a table is, for the terminal."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import get_args
+
+from bkdsnn.report.tables import markdown
+from bkdsnn.report.tables.cells import State, TableModel
+
+
+def summary(model: TableModel) -> str:
+    """Return one line that counts the cells in each state, and the table."""
+    counts = Counter(cell.state for cell in model.cells)
+    states = ", ".join(f"{counts[state]} {state}" for state in get_args(State) if counts[state])
+    return f"{model.name} at scale {model.scale}: {len(model.cells)} cells, {states}\n\n{markdown.table(model)}"

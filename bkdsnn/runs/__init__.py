@@ -1,0 +1,1 @@
+"""What one run leaves on disk, and who may write it."""

@@ -1,0 +1,43 @@
+"""Attempts at a run: where a checkpoint stands, and whether the attempt before got any further. Free of torch."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+
+from bkdsnn.core import files
+from bkdsnn.core.errors import UserError
+from bkdsnn.runs.ledger import Place
+from bkdsnn.runs.run_folder import RunFolder
+
+
+def standing(checkpoint: Path) -> Place:
+    """Return the epoch and step of a checkpoint; None if there is none that can be read."""
+    try:
+        with safe_open(checkpoint, "np") as stream:
+            position = json.loads(stream.metadata()["bkdsnn"])["position"]
+            return position["epoch"], position["step"]
+    except (OSError, SafetensorError, ValueError, KeyError, TypeError):
+        return None
+
+
+def expect_progress(folder: RunFolder, attempt: int) -> None:
+    """Raise `UserError` if this is a retry and the attempt before ended where it had begun.
+
+    The run is then marked as failed, also if its process was killed and could not do so itself.
+    """
+    stands, began = standing(folder.checkpoint), [one.origin for one in folder.attempts()[-1:]]
+    if attempt == 1 or folder.finished or [stands] != (began or [None]):
+        return
+    where = "its beginning" if stands is None else f"epoch {stands[0] + 1}, step {stands[1]}"
+    failure = folder.path / "failure.json"
+    why = json.loads(failure.read_text())["message"] if failure.is_file() else "it was killed"
+    message = (
+        f"run {folder.spec.name}: attempt {attempt - 1} got no further than {where} ({why}); another would not "
+        "either: mend the cause, then start snakemake again"
+    )
+    if not failure.is_file():
+        files.write_json(failure, {"run": folder.spec.name, "message": message})
+    raise UserError(message)

@@ -1,0 +1,167 @@
+"""Checkpoints as safetensors: tensors by name, everything else as JSON in the header. No pickle.
+
+A checkpoint holds the student, the criterion (restoration block and adapters), the optimiser, the gradient scaler,
+the position (epoch and step within it) and the history so far. Random streams need no state (`bkdsnn.core.streams`).
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from bkdsnn.core import files
+from bkdsnn.core.errors import UserError
+from bkdsnn.core.progress import log
+
+FORMAT = 1
+
+
+class Damaged(UserError):
+    """A file that is truncated, or whose tensors are not those that were written."""
+
+
+@dataclass
+class Position:
+    """Where training stands: `step` batches of `epoch` are done; `totals` are the loss sums of these batches.
+
+    `gradients` are those measured at the epoch's first step; None where there are none, or an older version saved.
+    """
+
+    epoch: int = 0
+    step: int = 0
+    totals: dict[str, float] = field(default_factory=dict)
+    epoch_seconds: float = 0.0
+    gradients: dict[str, float] | None = None
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+def save(path: Path, spec: str, position: Position, parts: dict[str, nn.Module], optimizer: Any, scaler: Any) -> None:
+    """Write a checkpoint atomically and keep the one before; `spec` is the digest of the run spec."""
+    tensors = {f"{name}/{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
+    state = optimizer.state_dict()
+    tensors |= {f"optimizer/{i}/{key}": value for i, entry in state["state"].items() for key, value in entry.items()}
+    # timm's LAMB counts its steps, on which its bias correction depends, in the groups
+    tensors |= {f"groups/{i}/step": group["step"] for i, group in enumerate(state["param_groups"]) if "step" in group}
+    header = {"format": FORMAT, "spec": spec, "position": vars(position), "scaler": scaler.state_dict()}
+    write_tensors(path, {key: value for key, value in tensors.items() if value is not None}, header, keep=before(path))
+
+
+def before(path: Path) -> Path:
+    """Where the checkpoint before the last one lies."""
+    return path.with_name(f"previous{path.suffix}")
+
+
+def resume(path: Path, spec: str, parts: dict[str, nn.Module], optimizer: Any, scaler: Any) -> Position:
+    """Go on from a checkpoint, or where it is damaged from the one before; without any, begin.
+
+    A damaged file is moved aside and named. Raises `UserError` for a checkpoint of another spec.
+    """
+    for candidate in (path, before(path)):
+        if candidate.exists():
+            try:
+                return load(candidate, spec, parts, optimizer, scaler)
+            except Damaged as error:
+                log.warning("%s; moved to %s, going on from what was saved before", error, _move_aside(candidate))
+    return Position()
+
+
+def _move_aside(path: Path) -> Path:
+    aside = path.with_name(f"{path.name}.damaged")
+    try:
+        return path.replace(aside)
+    except OSError as error:
+        raise files.unwritable(aside, error) from error
+
+
+def load(path: Path, spec: str, parts: dict[str, nn.Module], optimizer: Any, scaler: Any) -> Position:
+    """Restore everything in place and return the position. Raises `UserError` for another spec or a damaged file."""
+    tensors, header = read_tensors(path)
+    if header.get("format") != FORMAT or header.get("spec") != spec:
+        raise UserError(
+            f"{path}: checkpoint of spec {str(header.get('spec'))[:10]} (format {header.get('format')}), expected "
+            f"{spec[:10]} (format {FORMAT}); it is of another run: move it away to start afresh"
+        )
+    for name, part in parts.items():
+        load_weights(part, _below(tensors, name), str(path))
+    counts = _by_index(_below(tensors, "groups"))
+    groups = [group | counts.get(i, {}) for i, group in enumerate(optimizer.state_dict()["param_groups"])]
+    optimizer.load_state_dict({"state": _by_index(_below(tensors, "optimizer")), "param_groups": groups})
+    scaler.load_state_dict(header["scaler"])
+    return Position(**header["position"])
+
+
+def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any], keep: Path | None = None) -> None:
+    """Write tensors and a JSON header, with a checksum, atomically; an old file is kept as `keep`."""
+    plain = {key: value.detach().contiguous() for key, value in tensors.items()}
+    header = {**header, "crc32": _crc32(plain)}
+    with files.replacing(path) as temporary:
+        try:
+            save_file(plain, temporary, metadata={"bkdsnn": json.dumps(header)})
+        except SafetensorError as error:
+            raise OSError(0, str(error)) from error
+        if keep and path.exists():
+            path.replace(keep)
+
+
+def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return tensors and header.
+
+    Raises `UserError` if the file is missing or of another program, and `Damaged` if it is not what was written.
+    """
+    if not path.is_file():
+        raise UserError(f"{path}: no such file")
+    try:
+        with safe_open(path, "pt") as stream:
+            header = json.loads((stream.metadata() or {}).get("bkdsnn", "null"))
+            tensors = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118 - not a dict
+    except (SafetensorError, ValueError) as error:
+        raise Damaged(f"{path}: damaged or not safetensors ({error}); delete it to start this run afresh") from error
+    if not isinstance(header, dict):
+        raise UserError(f"{path}: not written by bkdsnn (no 'bkdsnn' header)")
+    if header.get("crc32", found := _crc32(tensors)) != found:
+        wrong = f"CRC-32 is {found}, expected {header['crc32']}"
+        raise Damaged(f"{path}: damaged ({wrong}); delete it to start this run afresh")
+    return tensors, header
+
+
+def load_weights(module: nn.Module, tensors: dict[str, Tensor], where: str) -> None:
+    """Load a state dict strictly; a missing, unknown or misshapen tensor raises `UserError` naming it."""
+    expected = module.state_dict()
+    for kind, keys in (("lacks", expected.keys() - tensors.keys()), ("has unknown", tensors.keys() - expected.keys())):
+        if keys:
+            raise UserError(f"{where}: {kind} tensor '{min(keys)}' ({len(keys)} in all) for {type(module).__name__}")
+    for key, value in expected.items():
+        if value.shape != tensors[key].shape:
+            raise UserError(f"{where}: '{key}' has shape {tuple(tensors[key].shape)}, expected {tuple(value.shape)}")
+    module.load_state_dict(tensors)
+
+
+def _crc32(tensors: dict[str, Tensor]) -> int:
+    """Checksum of all bytes, whatever the order of the tensors."""
+    found = 0
+    for key in sorted(tensors):
+        found = zlib.crc32(
+            tensors[key].reshape(-1).view(torch.uint8).cpu().numpy().data, zlib.crc32(key.encode(), found)
+        )
+    return found
+
+
+def _below(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
+    return {key.removeprefix(f"{name}/"): value for key, value in tensors.items() if key.startswith(f"{name}/")}
+
+
+def _by_index(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
+    """Return the tensors `<i>/<key>` as dictionaries by number."""
+    found: dict[int, dict[str, Tensor]] = {}
+    for name, value in tensors.items():
+        index, key = name.split("/", 1)
+        found.setdefault(int(index), {})[key] = value
+    return found

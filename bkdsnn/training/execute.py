@@ -1,0 +1,150 @@
+"""One run from spec to artefacts: train it, or evaluate the weights that it begins with."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from bkdsnn import models
+from bkdsnn.config import Augment, RunSpec
+from bkdsnn.core import files
+from bkdsnn.core.progress import log
+from bkdsnn.data import open_data
+from bkdsnn.data.loader import Loader
+from bkdsnn.machine import devices
+from bkdsnn.machine.distributed import ALONE, Group
+from bkdsnn.models.neurons import implementations
+from bkdsnn.runs import artefacts, checkpoint
+from bkdsnn.runs.attempts import standing
+from bkdsnn.runs.provenance import provenance
+from bkdsnn.runs.run_folder import RunFolder
+from bkdsnn.runs.slices import Slice
+from bkdsnn.training.evaluate import Evaluation, evaluate
+from bkdsnn.training.sources import load_source
+from bkdsnn.training.train import train
+
+EVALUATION_BATCH = 250  # images at a time where no recipe says
+
+
+def execute(
+    spec: RunSpec,
+    results: Path,
+    resources: Path,
+    device: torch.device,
+    minutes: float | None,
+    group: Group = ALONE,
+    recompute: bool = False,
+) -> None:
+    """Carry out a run below `results` (one scale's folder); a finished run is left as it is.
+
+    All processes of a `group` call this; the first of them writes. Raises `UserError` for bad input and `Interrupted`
+    when the slice of `minutes` ends first. With `recompute` training takes less memory and more time.
+    """
+    folder, part = RunFolder(results / "runs", spec), Slice(minutes, results / "runs" / spec.name)
+    with contextlib.ExitStack() as stack:
+        if group.main and not folder.finished:
+            stack.enter_context(folder.locked(part))
+        (unfinished,) = group.any(group.main and not folder.finished)  # who was waited for may have ended it
+        if unfinished and group.main:
+            stack.enter_context(folder.recorded())
+        if unfinished:
+            _carry_out(folder, results, resources, device, part, group, recompute)
+            return
+    if group.main:
+        log.info("%s: already finished", spec.name)
+        folder.clear_checkpoints()  # a kill may have come between the results and this
+
+
+def _carry_out(
+    folder: RunFolder,
+    results: Path,
+    resources: Path,
+    device: torch.device,
+    part: Slice,
+    group: Group,
+    recompute: bool,
+) -> None:
+    spec, name = folder.spec, devices.describe(device)
+    if group.main:
+        folder.begin(name, standing(folder.checkpoint), functools.partial(devices.peak_memory_mb, device))
+    where = name if group.size == 1 else f"{group.size} x {name}"
+    log.info("%s: on %s%s", spec.name, where, ", recomputing activations" if recompute else "")
+    loader = open_loader(spec, results, device, group)
+    if spec.recipe is None:
+        network = models.build(spec.network, spec.dataset)
+        load_source(network, spec, folder, resources)
+        evaluation = evaluate(network.to(device), loader)
+        history: list[dict[str, Any]] = []
+        log.info("%s: top-1 %.2f %%", spec.name, evaluation.top1)
+    else:
+        with part:
+            network, evaluation, history = train(
+                spec, spec.recipe, folder, loader, device, part, resources, group, recompute
+            )
+    if group.main:
+        write_artefacts(folder, network, evaluation, history, loader, name)
+        folder.clear_checkpoints()
+
+
+def open_loader(spec: RunSpec, results: Path, device: torch.device, group: Group = ALONE) -> Loader:
+    """Open the data through the manifest that the data rule made."""
+    recipe = spec.recipe
+    return open_data(
+        spec.dataset,
+        results / "data" / f"{spec.dataset.name}.json",
+        batch_size=recipe.batch_size if recipe else EVALUATION_BATCH,
+        augment=recipe.augment if recipe else Augment(),
+        view=spec.network.view,
+        timesteps=spec.network.timesteps,
+        teacher_timesteps=spec.teacher.network.timesteps if spec.teacher else None,
+        seed=spec.seed,
+        device=device,
+        group=group,
+    )
+
+
+def write_artefacts(
+    folder: RunFolder,
+    network: nn.Module,
+    evaluation: Evaluation,
+    history: list[dict[str, Any]],
+    loader: Loader,
+    device: str,
+) -> None:
+    """Write everything that a run leaves; `metrics.json` last, for it alone marks success."""
+    spec, path = folder.spec, folder.path
+    folder.write_history(history)
+    files.write_json(path / "spec.json", json.loads(spec.canonical()))
+    checkpoint.write_tensors(path / "weights.safetensors", network.state_dict(), {"spec": spec.digest})
+    with files.replacing(path / "predictions.npz") as temporary, temporary.open("wb") as stream:
+        np.savez_compressed(stream, predicted=evaluation.predicted.astype(np.int16), correct=evaluation.correct)
+    about = provenance(folder.attempts(), device, implementations(network), loader.digest, history)
+    files.write_json(path / "provenance.json", about)
+    measured = metrics(spec, network, evaluation, history, loader)
+    built_on = artefacts.descent(folder.of(parent).path for parent in spec.parents())
+    files.write_json(path / "metrics.json", measured | {"files": artefacts.seal(path), "parents": built_on})
+
+
+def metrics(
+    spec: RunSpec, network: nn.Module, evaluation: Evaluation, history: list[dict[str, Any]], loader: Loader
+) -> dict[str, Any]:
+    """Return what tables read; accuracies in per cent. `best` is what the best test epoch would have claimed."""
+    last = {"epoch": len(history), "top1": evaluation.top1}
+    best = max([*history, last], key=lambda record: record["top1"])
+    return {
+        "run": spec.name,
+        "spec": spec.digest,
+        "top1": {"last": evaluation.top1, "best": best["top1"], "best_epoch": best["epoch"]},
+        "parameters": models.count_parameters(network),
+        "epochs": len(history),
+        "test_images": len(evaluation.correct),
+        "dataset": {"name": spec.dataset.name, "label": spec.dataset.label, "digest": loader.digest},
+        "seconds": sum(record["seconds"] for record in history),
+    }

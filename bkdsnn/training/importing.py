@@ -1,0 +1,220 @@
+"""Finished runs of another machine, verified one by one before they enter the results of this one."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TypeVar, get_args
+
+from pydantic import BaseModel, Field, ValidationError
+
+from bkdsnn import models
+from bkdsnn.config import RUN_NAME, RunSpec, paper
+from bkdsnn.core import files
+from bkdsnn.core.archives import half_of_the_disk, unpack
+from bkdsnn.core.errors import Interrupted, UserError, explain
+from bkdsnn.core.progress import log
+from bkdsnn.runs import checkpoint
+from bkdsnn.runs.artefacts import ARTEFACTS, SEALED, data_records, expect_sealed
+from bkdsnn.runs.records import Finished, expect_here, read_run
+from bkdsnn.runs.run_folder import RunFolder
+from bkdsnn.runs.slices import Slice
+
+ACCEPTED = "a run folder, a folder of runs, or an archive (.tar, .tar.gz, .zip) of either"
+MOST = dict.fromkeys(ARTEFACTS, 1 << 26) | {"weights.safetensors": 1 << 32}  # bytes of one file of an archive
+M = TypeVar("M", bound=BaseModel)
+
+
+class Epoch(BaseModel):
+    """The part of a line of `history.jsonl` that the metrics repeat; `top1` in per cent."""
+
+    epoch: int
+    top1: float = Field(ge=0, le=100)
+
+
+class Provenance(BaseModel):
+    """The part of `provenance.json` that the metrics repeat, and earlier imports."""
+
+    data_digest: str
+    imported: list[dict[str, str]] = []
+
+
+def import_runs(source: Path, scale: str, results: Path) -> None:
+    """Bring finished runs of `source` (see `ACCEPTED`) into `results`, the folder of a scale.
+
+    What is here already is left alone. A refused run is told and stops no other. Raises `UserError` in the end if any
+    was refused, or at once if there is none at all.
+    """
+    with _opened(source, results.parent) as folder:
+        found = _found(folder)
+        if not found:
+            raise UserError(f"{source}: no finished run in it (a folder with metrics.json); expected {ACCEPTED}")
+        refused = _Import(found, source.resolve().name, scale, results).all()
+    if refused:
+        raise UserError(f"{source}: {refused} of {len(found)} runs refused; the reasons are above")
+
+
+@contextlib.contextmanager
+def _opened(source: Path, beside: Path) -> Iterator[Path]:
+    """Give `source` as a folder; of an archive only artefacts are unpacked, `beside` the results, and removed again."""
+    if source.is_dir():
+        yield source
+        return
+    beside.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=beside, prefix=".import-") as temporary:
+        folder = Path(temporary)
+        unpack(source, folder, ACCEPTED, half_of_the_disk(folder), lambda name: MOST.get(Path(name).name, 0))
+        yield folder
+
+
+def _found(folder: Path) -> dict[str, Path]:
+    """Folders of finished runs by name; of two with one name the first counts."""
+    return {path.parent.name: path.parent for path in sorted(folder.resolve().rglob("metrics.json"), reverse=True)}
+
+
+class _Import:
+    """One call: the runs that were found, and what became of each."""
+
+    def __init__(self, found: dict[str, Path], origin: str, scale: str, results: Path) -> None:
+        self.found, self.origin, self.scale = found, origin, scale
+        self.results = results
+        self.specs = _planned(found, scale)
+        self.done: dict[str, bool] = {}  # whether a run is here now
+        self.absent: set[Path] = set()  # records of data that were not there to compare with
+
+    def all(self) -> int:
+        """Import every run, ancestors first, and return how many were refused."""
+        for name in self.found:
+            self._settle(name)
+        if self.absent:
+            shown = ", ".join(map(str, sorted(self.absent)))
+            log.warning("not compared with the runs, because absent here: %s; tables compare once they are here", shown)
+        return [self.done[name] for name in self.found].count(False)
+
+    def _settle(self, name: str) -> bool:
+        """Import a run after those that it builds on; return whether it is here now."""
+        if name not in self.done:
+            try:
+                self._import(name)
+                self.done[name] = True
+            except (UserError, OSError, Interrupted) as error:
+                log.error("refused %s: %s", name, error)
+                self.done[name] = False
+        return self.done[name]
+
+    def _import(self, name: str) -> None:
+        if name not in self.specs:
+            raise UserError(
+                f"no table names this run at scale '{self.scale}'; expected a run of `python -m bkdsnn plan <table> "
+                f"--scale {self.scale}`: give the scale of the runs by --scale"
+            )
+        spec = self.specs[name]
+        target = RunFolder(self.results / "runs", spec)
+        if target.finished:
+            log.info("%s: here already, left alone", name)
+            return
+        for parent in spec.parents():
+            self._expect_parent(parent)
+        verify(spec, self.found[name], self.results)
+        records = (self.results / "data" / name for name in data_records(spec))
+        self.absent.update(path for path in records if not path.is_file())
+        _take(self.found[name], target, self.origin)
+        log.info("%s: imported", name)
+
+    def _expect_parent(self, parent: RunSpec) -> None:
+        """Make sure that a run that another builds on is here, and older than what is built on it."""
+        here = RunFolder(self.results / "runs", parent).finished
+        if not here and not (parent.name in self.found and self._settle(parent.name)):
+            raise UserError(
+                f"it builds on run {parent.name}, which is neither here nor imported; import both, for Snakemake "
+                "would make that run, and then this one, again"
+            )
+
+
+def verify(spec: RunSpec, folder: Path, results: Path) -> None:
+    """Raise `UserError` for the first file of a run that does not belong to it, to the others, or to the data here."""
+    for name in ARTEFACTS:
+        if not (folder / name).is_file():
+            raise UserError(f"{folder / name}: no such file; expected all of {', '.join(ARTEFACTS)}")
+    run = read_run(spec, folder)
+    expect_sealed(folder, run.metrics.files, SEALED)
+    expect_here(run, results)
+    run.predicted()
+    _verify_history(run)
+    _verify_provenance(run)
+    _verify_weights(run)
+
+
+def _verify_history(run: Finished) -> None:
+    path, top1 = run.folder / "history.jsonl", run.metrics.top1
+    epochs = [_parse(Epoch, line, f"{path}, line {number}") for number, line in enumerate(_lines(path), 1)]
+    planned = run.spec.recipe.total_epochs if run.spec.recipe else 0
+    if [epoch.epoch for epoch in epochs] != list(range(1, planned + 1)) or run.metrics.epochs != planned:
+        told = f"{len(epochs)} epochs, metrics.json {run.metrics.epochs}"
+        raise UserError(f"{path}: {told}, expected 1 to {planned} in both; copy the run again")
+    best = max([*epochs, Epoch(epoch=planned, top1=top1.last)], key=lambda epoch: epoch.top1)
+    if (best.top1, best.epoch) != (top1.best, top1.best_epoch):
+        stated = f"{top1.best} in epoch {top1.best_epoch}"
+        raise UserError(f"{path}: best top-1 is {best.top1} in epoch {best.epoch}, but metrics.json says {stated}")
+
+
+def _verify_provenance(run: Finished) -> None:
+    path, expected = run.folder / "provenance.json", run.metrics.dataset.digest
+    found = _parse(Provenance, path.read_bytes(), str(path)).data_digest
+    if found != expected:
+        raise UserError(f"{path}: 'data_digest' is {found[:10]}, expected {expected[:10]} as in metrics.json")
+
+
+def _verify_weights(run: Finished) -> None:
+    path = run.folder / "weights.safetensors"
+    network = models.build(run.spec.network, run.spec.dataset)
+    checkpoint.load_weights(network, checkpoint.read_tensors(path)[0], str(path))
+    if (found := models.count_parameters(network)) != run.metrics.parameters:
+        raise UserError(f"{path}: {found} parameters, but metrics.json says {run.metrics.parameters}")
+
+
+def _take(source: Path, target: RunFolder, origin: str) -> None:
+    """Copy the artefacts of a verified run, the metrics last; their times are those of the import."""
+    with target.locked(Slice(0.0, target.path)):  # which does not wait
+        for name in SEALED:
+            _copy(source / name, target.path / name)
+        provenance = json.loads((source / "provenance.json").read_bytes())
+        entry = {"when": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "from": origin}
+        content = {**provenance, "imported": [*provenance.get("imported", []), entry]}
+        files.write_json(target.path / "provenance.json", content)
+        _copy(source / "metrics.json", target.path / "metrics.json")
+        (target.path / "failure.json").unlink(missing_ok=True)
+        target.clear_checkpoints()
+
+
+def _copy(source: Path, target: Path) -> None:
+    with files.replacing(target) as temporary:
+        shutil.copyfile(source, temporary)
+
+
+def _planned(names: dict[str, Path], scale: str) -> dict[str, RunSpec]:
+    """The runs of a scale by name, at the seeds that occur in `names` and with all neurons."""
+    seeds = sorted({int(match["seed"]) for name in names if (match := RUN_NAME.match(name))})
+    planned: dict[str, RunSpec] = {}
+    for preset in get_args(paper.Preset):
+        planned |= paper.all_runs(scale, seeds=seeds, neurons=preset)
+    return planned
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: cannot be read ({error}); copy the run again") from error
+
+
+def _parse(model: type[M], content: str | bytes, where: str) -> M:
+    try:
+        return model.model_validate_json(content)
+    except ValidationError as error:
+        raise explain(error, model, where) from error

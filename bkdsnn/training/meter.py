@@ -1,0 +1,82 @@
+"""The losses of an epoch, summed without waiting for the device that computes them."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from bkdsnn.core.errors import UserError
+from bkdsnn.machine import devices
+from bkdsnn.machine.devices import fetched
+from bkdsnn.machine.distributed import ALONE, Group
+from bkdsnn.runs.checkpoint import Position
+from bkdsnn.runs.run_folder import RunFolder
+
+GUARD = 50  # steps whose losses are sent from the device together
+
+
+class Meter:
+    """Sums the losses of an epoch by name; a loss that is not finite ends the run.
+
+    No step waits for the device: the losses of `GUARD` steps are sent together, and read when the next are sent.
+    """
+
+    def __init__(self, folder: RunFolder, at: Position, group: Group = ALONE) -> None:
+        self.folder, self.at, self.group = folder, at, group
+        self.names: tuple[str, ...] = ()
+        self.read = at.step  # steps whose losses are in the totals
+        self.pending: list[Tensor] = []
+        self.sent: Callable[[], Tensor] | None = None
+        self.began = time.monotonic() - at.epoch_seconds
+
+    def add(self, losses: dict[str, Tensor]) -> None:
+        """Count one step and its 0-dim losses."""
+        self.names = tuple(losses)
+        self.pending.append(torch.stack([loss.detach() for loss in losses.values()]))
+        self.at.step += 1
+        if len(self.pending) >= GUARD:
+            self._pass_on()
+
+    def settle(self) -> None:
+        """Wait for all losses and add them to the totals. Raises `UserError` at the first that is not finite."""
+        self._pass_on()
+        self._pass_on()
+        self.at.epoch_seconds = time.monotonic() - self.began
+
+    def _pass_on(self) -> None:
+        """Send the means over all processes of what is pending, and add what was sent before to the totals."""
+        arriving, self.sent = self.sent, fetched(self.group.mean(torch.stack(self.pending))) if self.pending else None
+        self.pending = []
+        for losses in arriving().tolist() if arriving else []:
+            for name, value in zip(self.names, losses):
+                if not math.isfinite(value):
+                    raise self._failure(name, value, self.read)
+                self.at.totals[name] = self.at.totals.get(name, 0.0) + value
+            self.read += 1
+
+    def record(self, top1: float, batch_size: int, device: torch.device) -> dict[str, Any]:
+        """Return the history record of the finished epoch; seconds include the evaluation."""
+        trained, seconds = self.at.epoch_seconds, time.monotonic() - self.began
+        gradients = {"gradients": self.at.gradients} if self.at.gradients else {}
+        return {
+            "epoch": self.at.epoch + 1,
+            "losses": {name: total / self.at.step for name, total in self.at.totals.items()},
+            **gradients,
+            "top1": top1,
+            "images_per_second": self.at.step * batch_size / max(trained, 1e-9),
+            "seconds": seconds,
+            "peak_memory_mb": self.group.highest(devices.peak_memory_mb(device), device),
+        }
+
+    def _failure(self, name: str, value: float, step: int) -> UserError:
+        kept = f"kept {self.folder.checkpoint}" if self.folder.checkpoint.exists() else "no checkpoint was due yet"
+        where = f"epoch {self.at.epoch + 1}, step {step + 1}"
+        return UserError(
+            f"{self.folder.spec.name}: loss '{name}' is {value} at {where} ({kept}); "
+            "lower the learning rate or the weight of that loss in config/"
+        )
