@@ -10,7 +10,6 @@ from bkdsnn.runs.artefacts import ARTEFACTS, data_records
 from bkdsnn.budget.hook import Watch
 from bkdsnn.core.errors import UserError
 from bkdsnn.config import figure_plans as figures
-from bkdsnn.report.notation import notation_plan as notations
 from bkdsnn.config.settings import Settings
 from bkdsnn.config import Pretrained
 
@@ -26,13 +25,12 @@ def settle():
             name: figures.plan_figure(expansion, figures.load_figure(name), settings.seeds)
             for name in figures.figure_names()
         }
-        notation = notations.plan_notation(expansion, notations.load_notation(), settings.seeds)
     except UserError as error:
         raise WorkflowError(str(error))
-    return settings, expansion.scale, plans, drawn, notation
+    return settings, expansion.scale, plans, drawn
 
 
-SETTINGS, SCALE, PLANS, FIGURES, NOTATION = settle()
+SETTINGS, SCALE, PLANS, FIGURES = settle()
 RUNS = {name: spec for plan in PLANS.values() for name, spec in plan.runs().items()}
 DATASETS = sorted({spec.dataset.name for spec in RUNS.values()})
 TAUGHT_BY = {spec.teacher.name for spec in RUNS.values() if spec.teacher}
@@ -143,13 +141,6 @@ def figure_seeds(wildcards):
 def first_seed(wildcards):
     """The seed of what shows single networks, as an option; none where it is the scale's first."""
     return f"--seeds {SETTINGS.seeds[0]}" if SETTINGS.seeds and SETTINGS.seeds[0] != SCALE.seeds[0] else ""
-
-
-def notation_inputs(wildcards):
-    """The run that table 1 looks into, with its teacher and data."""
-    return data_of(NOTATION.spec) + [
-        artefact(run.name, name) for run in NOTATION.runs().values() for name in ("metrics.json", "weights.safetensors")
-    ]
 
 
 def figures_of(kind):

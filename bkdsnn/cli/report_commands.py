@@ -34,8 +34,7 @@ def add(commands: arguments.Commands) -> None:
 
     one = arguments.command(commands, "notation", notation)
     arguments.common(one)
-    arguments.planned(one)
-    arguments.on_device(one)
+    arguments.logged(one)
 
     one = arguments.command(commands, "ledger", ledger)
     arguments.common(one)
@@ -72,20 +71,14 @@ def figure(options: argparse.Namespace) -> None:
 
 
 def notation(options: argparse.Namespace) -> None:
-    """Write table 1, the notation, checked on one training batch of a finished run."""
-    from bkdsnn.report.notation.notation_plan import load_notation, plan_notation
+    """Write table 1, the notation."""
+    catalogue.load_scale(options.scale)
+    from bkdsnn.config.notation import load_notation
+    from bkdsnn.report.tables.notation_table import NAME, emit
 
-    expansion = paper.Expansion(options.scale, neurons=options.neurons)
-    chosen = plan_notation(expansion, load_notation(), options.seeds)
-    from bkdsnn.machine import devices
-    from bkdsnn.report.notation.check import check
-    from bkdsnn.report.notation.trace import trace
-    from bkdsnn.report.tables.notation_table import emit
-
-    results = options.results / options.scale
-    found = trace(chosen.spec, results, devices.choose(options.device, options.threads))
-    emit(check(chosen, found), results / "tables")
-    progress.log.info("table1: every entry holds on the first batch of %s", chosen.spec.name)
+    made_by = paper.command(NAME, options.scale, "reference", None)
+    paths = emit(load_notation(), made_by, options.results / options.scale / "tables")
+    progress.log.info("table1: %s", ", ".join(map(str, paths.values())))
 
 
 def ledger(options: argparse.Namespace) -> None:

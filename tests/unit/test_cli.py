@@ -109,7 +109,7 @@ ARGUMENTS = {
     "table": {"table", "--scale", "--results", "--neurons", "--seeds", "--log", "--mac-pj", "--ac-pj"},
     "layers": {"table", "--scale", "--results", "--neurons", "--seeds", "--log", "--mac-pj", "--ac-pj"},
     "ledger": {"--scale", "--results", "--log"},
-    "notation": {"--scale", "--results", "--neurons", "--seeds", "--device", "--threads", "--log"},
+    "notation": {"--scale", "--results", "--log"},
     "gradcam": {"figure", "--scale", "--results", "--neurons", "--seeds", "--device", "--threads", "--log"},
     "features": {"figure", "--scale", "--results", "--neurons", "--seeds", "--device", "--threads", "--log"},
     "figure": {"figure", "--scale", "--results", "--neurons", "--seeds", "--figures", "--log"},
