@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 ARGS ?=
 
-.PHONY: help setup all test faults lint readme lock clean
+.PHONY: help setup all test faults lint readme schema lock clean
 
 help:
 	@echo "make table2c   set up and make table 2c at demo scale (any table: make table<number>)"
@@ -47,6 +47,10 @@ faults: $(READY)
 # Maintainers: put the generated demo table into README.md.
 readme: table2c
 	$(BIN)/python docs/insert.py results/demo/tables/table2c.md
+
+# Maintainers: write the JSON schemas of config/ for editors.
+schema: $(READY)
+	$(BIN)/python -m bkdsnn schema
 
 # Maintainers: resolve pyproject.toml anew for every supported Python (needs uv); names no index.
 lock:

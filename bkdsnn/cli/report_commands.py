@@ -36,6 +36,11 @@ def add(commands: arguments.Commands) -> None:
     arguments.common(one)
     arguments.logged(one)
 
+    one = arguments.command(commands, "schema", schema)
+    one.add_argument(
+        "--folder", type=Path, default=catalogue.CONFIG / "schemas", help="where (default: config/schemas)"
+    )
+
     one = arguments.command(commands, "ledger", ledger)
     arguments.common(one)
     arguments.logged(one)
@@ -79,6 +84,13 @@ def notation(options: argparse.Namespace) -> None:
     made_by = paper.command(NAME, options.scale, "reference", None)
     paths = emit(load_notation(), made_by, options.results / options.scale / "tables")
     progress.log.info("table1: %s", ", ".join(map(str, paths.values())))
+
+
+def schema(options: argparse.Namespace) -> None:
+    """Write the JSON schemas of the files in config/, which editors check and complete YAML by."""
+    from bkdsnn.config.schema import write_schemas
+
+    progress.log.info("schemas: %s", ", ".join(map(str, write_schemas(options.folder))))
 
 
 def ledger(options: argparse.Namespace) -> None:
