@@ -18,10 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from bkdsnn.config import LD, RunSpec
-from bkdsnn.core import streams
 from bkdsnn.core.errors import UserError
 from bkdsnn.data.loader import Batch
-from bkdsnn.data.mixing import Mixing
 from bkdsnn.distill.bkd import BKDLoss
 from bkdsnn.distill.features import adapter, time_mean
 from bkdsnn.distill.ld import softened
@@ -31,7 +29,8 @@ from bkdsnn.models import Network, Outputs
 from bkdsnn.runs import checkpoint
 from bkdsnn.runs.run_folder import RunFolder
 from bkdsnn.training.execute import open_loader
-from bkdsnn.training.train import build, imitated, load_teacher
+from bkdsnn.training.step import Step, build
+from bkdsnn.training.train import load_teacher
 
 
 @dataclass(frozen=True)
@@ -69,36 +68,34 @@ def trace(spec: RunSpec, results: Path, device: torch.device) -> Trace:
     The student is in training mode with its final weights; f_adp and G are drawn as at the beginning of its training.
     Raises `UserError` for a run without a recipe, an unfinished one, and an unfinished teacher.
     """
-    folder = RunFolder(results / "runs", spec)
+    step, bkd = finished_step(spec, RunFolder(results / "runs", spec), device)
+    batch = step.mixing(next(open_loader(spec, results, device).train(0)), 0, 0)
+    assert step.teacher is not None
+    networks = {"student": step.student, "teacher": step.teacher}
+    modules = networks | {"adapter": bkd.adapters[0], "restoration": bkd.restoration}
+    functions = (random_matrix, blur_mask, softened, Method.targets, Restoration.restore)
+    with returned(*functions) as found, passed(modules) as through:
+        step.losses(batch, checkpoint.Position())
+    outputs, target = (through[name][1] for name in ("student", "teacher"))
+    traced = TracedStep(spec, step.student, bkd.restoration, batch.labels, outputs, target, found, through)
+    return Trace(traced.quantities(), tuple(target.features[bkd.teacher_taps[0]].shape[-2:]))
+
+
+def finished_step(spec: RunSpec, folder: RunFolder, device: torch.device) -> tuple[Step, BKDLoss]:
+    """Return the step of a finished run with L_BKD, its student in training mode, and L_BKD."""
+    if spec.recipe is None:
+        raise UserError(f"run {spec.name} is only evaluated; expected one that is trained")
     weights = folder.weights()
     teacher = load_teacher(spec, folder, device)
     student, criterion = build(spec, teacher, device)
     checkpoint.load_weights(student, weights, str(folder.path / "weights.safetensors"))
-    batch = first_batch(spec, results, device)
-    student.train()
     bkd = criterion.methods["bkd"]
     assert isinstance(bkd, BKDLoss)
-    modules = {"adapter": bkd.adapters[0], "restoration": bkd.restoration}
-    functions = (random_matrix, blur_mask, softened, Method.targets, Restoration.restore)
-    with returned(*functions) as found, passed(modules) as through:
-        outputs = student(batch.images, criterion.taps)
-        target = imitated(teacher, batch.shown, criterion.teacher_taps)
-        assert target is not None
-        criterion(outputs, target, batch.labels, streams.generator(spec.seed, "blur", 0, 0))
-    step = Step(spec, student, bkd.restoration, batch.labels, outputs, target, found, through)
-    return Trace(step.quantities(), tuple(target.features[bkd.teacher_taps[0]].shape[-2:]))
-
-
-def first_batch(spec: RunSpec, results: Path, device: torch.device) -> Batch:
-    """Return the first training batch as the run saw it, augmented and mixed."""
-    if spec.recipe is None:
-        raise UserError(f"run {spec.name} is only evaluated; expected one that is trained")
-    batch = next(open_loader(spec, results, device).train(0))
-    return Mixing(spec.recipe, spec.dataset.classes, spec.seed)(batch, 0, 0)
+    return Step(spec, spec.recipe, student, criterion, teacher), bkd
 
 
 @dataclass(frozen=True)
-class Step:
+class TracedStep:
     """What one training step left to look at."""
 
     spec: RunSpec
@@ -108,7 +105,7 @@ class Step:
     outputs: Outputs
     target: Outputs
     found: dict[str, list[Any]]
-    through: dict[str, tuple[Tensor, Tensor]]
+    through: dict[str, tuple[Tensor, Any]]
 
     def quantities(self) -> dict[str, Quantity]:
         """Return every quantity that an entry of the table can name, by its key."""
@@ -176,13 +173,13 @@ def returned(*functions: Callable[..., Any]) -> Iterator[dict[str, list[Any]]]:
 
 
 @contextlib.contextmanager
-def passed(modules: dict[str, nn.Module]) -> Iterator[dict[str, tuple[Tensor, Tensor]]]:
-    """Collect what goes into modules of one input and what comes out while the block runs, by the given keys."""
-    found: dict[str, tuple[Tensor, Tensor]] = {}
+def passed(modules: dict[str, nn.Module]) -> Iterator[dict[str, tuple[Tensor, Any]]]:
+    """Collect the first input of modules and what comes out while the block runs, by the given keys."""
+    found: dict[str, tuple[Tensor, Any]] = {}
     with contextlib.ExitStack() as stack:
         for key, module in modules.items():
 
-            def keep(_: nn.Module, inputs: tuple[Tensor], output: Tensor, key: str = key) -> None:
+            def keep(_: nn.Module, inputs: tuple[Tensor, ...], output: Any, key: str = key) -> None:
                 found[key] = (inputs[0], output)
 
             stack.enter_context(module.register_forward_hook(keep))
