@@ -171,7 +171,7 @@ def specs(case: Case, device: torch.device) -> list[RunSpec]:
     plan = paper.plan(case.table, case.scale, seeds=[0])
     run, other = (plan.cell(row, case.column).runs[0] for row in (DISTILLED, case.row))
     batch, precision = case.batch or run.recipe.batch_size, "bf16" if device.type == "cuda" else "fp32"
-    plain = {"mix": None, "label_smoothing": 0.0}
+    plain = {"mix": None, "label_smoothing": 0.0, "sync_batch_norm": False}
     recipe = run.recipe.model_copy(update={"batch_size": batch, "lr": LR, "precision": precision, **plain})
     dataset = run.dataset.model_copy(update={"image_size": case.size or run.dataset.image_size})
     distilled = run.model_copy(update={"network": other.network, "dataset": dataset, "recipe": recipe})
@@ -252,9 +252,7 @@ def added(seconds: dict[str, list[float]]) -> float:
 
 def build(spec: RunSpec, device: torch.device) -> dict[str, Side]:
     """Return all sides with the same weights, on the CPU; they share the teacher, which nothing changes."""
-    teacher = None
-    if spec.teacher:
-        teacher = models.build(spec.teacher.network, spec.dataset)
+    teacher = models.build(spec.teacher.network, spec.dataset) if spec.teacher else None
     student, criterion = build_ours(spec, teacher, torch.device("cpu"))
     sides = {"ours": Side(spec, student, criterion, teacher)}
     for name in ("plain", "fused") if device.type == "cuda" else ("plain",):

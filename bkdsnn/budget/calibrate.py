@@ -24,7 +24,6 @@ from bkdsnn.core.errors import UserError
 from bkdsnn.core.progress import log
 from bkdsnn.data.loader import Batch, Loader
 from bkdsnn.machine import devices
-from bkdsnn.models import recomputation
 from bkdsnn.runs import checkpoint
 from bkdsnn.runs.provenance import PACKAGES
 from bkdsnn.training.evaluate import evaluate
@@ -70,7 +69,7 @@ def measure(spec: RunSpec, work: Work, device: torch.device, seconds: float, rec
     """Time the steps of one run with the recipe's batch size, and its evaluation; networks begin anew."""
     loader = RandomLoader(spec, device, seconds)
     if spec.recipe:
-        network, kept = train(new_step(spec, spec.recipe, device, recompute), loader)
+        network, kept = train(spec, spec.recipe, loader, device, recompute)
     else:
         network, kept = models.build(spec.network, spec.dataset).to(device), 0
     evaluate(network, loader)
@@ -87,32 +86,27 @@ def measure(spec: RunSpec, work: Work, device: torch.device, seconds: float, rec
     )
 
 
-def new_step(spec: RunSpec, recipe: Recipe, device: torch.device, recompute: bool) -> Step:
-    """Return the step of a run whose teacher nobody has trained: only its speed counts."""
+def train(
+    spec: RunSpec, recipe: Recipe, loader: Loader, device: torch.device, recompute: bool
+) -> tuple[models.Network, int]:
+    """Train for one epoch, with a teacher that nobody trained; return the student and the bytes of a checkpoint."""
     teacher = models.build(spec.teacher.network, spec.dataset).to(device) if spec.teacher else None
-    student, criterion = build(spec, teacher, device)
-    if recompute:
-        recomputation.recompute(student)
-    return Step(spec, recipe.model_copy(update={"lr": LR}), student, criterion, teacher)
-
-
-def train(step: Step, loader: RandomLoader) -> tuple[models.Network, int]:
-    """Make the steps of one epoch; return the student and the bytes of a checkpoint."""
-    step.student.train()
-    at = checkpoint.Position()
+    student, criterion = build(spec, teacher, device, recompute)
+    step, at = Step(spec, recipe.model_copy(update={"lr": LR}), student, criterion, teacher), checkpoint.Position()
     for batch in loader.train(at.epoch):
         step(batch, at)
         at.step += 1
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "checkpoint.safetensors")
         checkpoint.save(path, "", at, *step.state)
-        return step.student, path.stat().st_size
+        return student, path.stat().st_size
 
 
 def startup(spec: RunSpec, scale: str, device: torch.device) -> float:
     """Time a process that imports what training imports, finds its run, takes the device and makes an optimiser."""
     code = (
-        "import torch, bkdsnn.cli, bkdsnn.training.execute; from bkdsnn import devices, paper;"
+        "import torch, bkdsnn.cli, bkdsnn.training.execute;"
+        "from bkdsnn.config import paper; from bkdsnn.machine import devices;"
         f"paper.find_run({spec.name!r}, {scale!r}); one = torch.zeros(1, device=devices.choose({str(device)!r}, 1));"
         "torch.optim.Adam([torch.nn.Parameter(one)])"  # loads torch's compiler: a second
     )

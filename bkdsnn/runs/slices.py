@@ -52,10 +52,9 @@ class Slice:
 
 
 class Saver:
-    """Writes checkpoints of a run, often enough to lose little and seldom enough to cost little.
+    """Writes checkpoints, often enough to lose little and seldom enough to cost little.
 
-    `state` is what `checkpoint.save` takes: modules, optimiser and gradient scaler. Where several processes train a
-    run, one `writes`.
+    `state` is what `checkpoint.save` takes. Of the processes that train a run together one `writes`.
     """
 
     def __init__(self, folder: RunFolder, state: tuple[Any, Any, Any], writes: bool) -> None:

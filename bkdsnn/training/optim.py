@@ -54,12 +54,6 @@ def _groups(everything: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
     return [{"params": arrays}, {"params": vectors, "weight_decay": 0.0}]
 
 
-def set_learning_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Have all groups of an optimiser learn at one rate."""
-    for settings in optimizer.param_groups:
-        settings["lr"] = rate
-
-
 def learning_rate(recipe: Recipe, epoch: int) -> float:
     """Return the learning rate of an epoch (from 0), constant within it; that of timm's CosineLRScheduler.
 

@@ -15,7 +15,7 @@ from bkdsnn.data.mixing import Mixing
 from bkdsnn.distill import Criterion
 from bkdsnn.distill.correction import Correction
 from bkdsnn.machine.distributed import ALONE, Group
-from bkdsnn.models import Network, Outputs
+from bkdsnn.models import Network, Outputs, recomputation
 from bkdsnn.runs.checkpoint import Position
 from bkdsnn.training.optim import make_optimizer
 
@@ -44,7 +44,12 @@ class Step:
         device = next(student.parameters()).device
         self.mixing = Mixing(recipe, spec.dataset.classes, spec.seed)
         self.half = torch.autocast(device.type, DTYPES[recipe.precision], enabled=device.type == "cuda")
-        self.trained = _shared(student, criterion, recipe, group, device)
+        criterion.share(group)
+        if recipe.sync_batch_norm:
+            from bkdsnn.models.synced import synchronise
+
+            synchronise(student, group)
+        self.trained = group.wrapped(Trained(student, criterion), device)
         self.optimizer = make_optimizer(recipe, [*student.parameters(), *criterion.parameters()])
         self.scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda" and recipe.precision == "fp16")
         self.correction = Correction(spec, student, group)
@@ -91,16 +96,6 @@ class Trained(nn.Module):
         return self.criterion(self.student(images, self.criterion.taps), target, labels, blur)
 
 
-def _shared(student: Network, criterion: Criterion, recipe: Recipe, group: Group, device: torch.device) -> nn.Module:
-    """Return what is trained, prepared for the processes of the group."""
-    criterion.share(group)
-    if recipe.sync_batch_norm:
-        from bkdsnn.models.synced import synchronise
-
-        synchronise(student, group)
-    return group.wrapped(Trained(student, criterion), device)
-
-
 @torch.inference_mode()
 def imitated(teacher: Network | None, shown: Tensor, taps: tuple[str, ...]) -> Outputs | None:
     """Return the teacher's outputs for its view (B C H W, or frames B T C H W) of the batch, without gradient.
@@ -110,8 +105,13 @@ def imitated(teacher: Network | None, shown: Tensor, taps: tuple[str, ...]) -> O
     return teacher(shown, taps) if teacher else None
 
 
-def build(spec: RunSpec, teacher: Network | None, device: torch.device) -> tuple[Network, Criterion]:
-    """Make the student and its criterion; at one seed every method begins with the same student."""
+def build(
+    spec: RunSpec, teacher: Network | None, device: torch.device, recompute: bool = False
+) -> tuple[Network, Criterion]:
+    """Make the student and its criterion; at one seed every method begins with the same student.
+
+    With `recompute` the student takes less memory and more time, see `models.recomputation`.
+    """
     size = spec.dataset.image_size
     teacher_shapes = models.feature_shapes(teacher, size) if teacher else None
     with torch.random.fork_rng(devices=[]):
@@ -119,4 +119,6 @@ def build(spec: RunSpec, teacher: Network | None, device: torch.device) -> tuple
         student = models.build(spec.network, spec.dataset)
         torch.manual_seed(streams.key(spec.seed, "init", 1))
         criterion = Criterion(spec, models.feature_shapes(student, size), teacher_shapes)
+    if recompute:
+        recomputation.recompute(student)
     return student.to(device), criterion.to(device)

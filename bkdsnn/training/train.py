@@ -13,14 +13,14 @@ from bkdsnn.core.errors import Interrupted, UserError
 from bkdsnn.core.progress import Progress
 from bkdsnn.data.loader import Loader
 from bkdsnn.machine.distributed import ALONE, Group
-from bkdsnn.models import Network, recomputation
+from bkdsnn.models import Network
 from bkdsnn.runs import checkpoint
 from bkdsnn.runs.checkpoint import Position
 from bkdsnn.runs.run_folder import RunFolder
 from bkdsnn.runs.slices import Saver, Slice
 from bkdsnn.training.evaluate import Evaluation, evaluate
 from bkdsnn.training.meter import Meter
-from bkdsnn.training.optim import learning_rate, set_learning_rate
+from bkdsnn.training.optim import learning_rate
 from bkdsnn.training.sources import load_source
 from bkdsnn.training.step import Step, build
 
@@ -45,7 +45,11 @@ def train(
     """
     if not loader.steps:
         raise UserError(f"'batch_size' is {recipe.batch_size}, more than the {loader.train_size} training samples")
-    step = prepare(spec, recipe, folder, device, resources, group, recompute)
+    teacher = load_teacher(spec, folder, device)
+    student, criterion = build(spec, teacher, device, recompute)
+    if spec.source:
+        load_source(student, spec, folder, resources)
+    step = Step(spec, recipe, student, criterion, teacher, group)
     with group.first_alone():  # which may have to move a damaged checkpoint aside
         at = checkpoint.resume(folder.checkpoint, spec.digest, *step.state)
     if group.main:
@@ -56,7 +60,8 @@ def train(
 
     while at.epoch < recipe.total_epochs:
         step.student.train()
-        set_learning_rate(step.optimizer, learning_rate(recipe, at.epoch))
+        for settings in step.optimizer.param_groups:
+            settings["lr"] = learning_rate(recipe, at.epoch)
         meter = Meter(folder, at, group)
         for batch in loader.train(at.epoch, at.step):
             losses = step(batch, at)
@@ -79,25 +84,6 @@ def train(
 
     saver.save(at)  # should writing the results fail, the next attempt only evaluates
     return step.student, evaluation or evaluate(step.student, loader, group), at.history
-
-
-def prepare(
-    spec: RunSpec,
-    recipe: Recipe,
-    folder: RunFolder,
-    device: torch.device,
-    resources: Path,
-    group: Group,
-    recompute: bool,
-) -> Step:
-    """Return the step of a run, its student with the weights that training begins with, its teacher trained."""
-    teacher = load_teacher(spec, folder, device)
-    student, criterion = build(spec, teacher, device)
-    if spec.source:
-        load_source(student, spec, folder, resources)
-    if recompute:
-        recomputation.recompute(student)
-    return Step(spec, recipe, student, criterion, teacher, group)
 
 
 def load_teacher(spec: RunSpec, folder: RunFolder, device: torch.device) -> Network | None:

@@ -10,7 +10,7 @@ from bkdsnn.config import Mix, paper
 from bkdsnn.runs.checkpoint import Position
 from bkdsnn.runs.run_folder import RunFolder
 from bkdsnn.training.execute import open_loader
-from bkdsnn.training.optim import learning_rate, set_learning_rate
+from bkdsnn.training.optim import learning_rate
 from bkdsnn.training.step import Step, build
 from bkdsnn.training.train import load_teacher
 
@@ -46,7 +46,8 @@ def test_steps_made_by_hand_leave_the_weights_and_losses_of_a_training(results, 
     )
     found = []
     for epoch in range(2):
-        set_learning_rate(step.optimizer, learning_rate(spec.recipe, epoch))
+        for settings in step.optimizer.param_groups:
+            settings["lr"] = learning_rate(spec.recipe, epoch)
         each = [step(batch, Position(epoch, number)) for number, batch in enumerate(loader.train(epoch))]
         found.append({name: sum(losses[name].item() for losses in each) / len(each) for name in each[0]})
     path = run(spec, results)
