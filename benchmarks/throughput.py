@@ -7,7 +7,7 @@ plain   spikingjelly's network (its zoo's, or its blocks or layers where the zoo
         times (frames of events are not), membranes reset each step, torch's default memory format; on a GPU under
         bf16 autocast, which in spikingjelly 2.0.0 makes its neurons fall back to a loop in Python
 fused   on a GPU only: the same, prepared for bf16 by spikingjelly, so that its fused neurons run
-ours    the student and the step of `bkdsnn.training.train`
+ours    the student and the `Step` of the trainer
 lean    the same with recomputation, docs/memory.md
 
 Each with the task loss alone and with BKDSNN, on labels that are neither mixed nor smoothed. What distillation costs is
@@ -29,18 +29,19 @@ import reference
 import torch
 from live import Live
 from spikingjelly.activation_based.precision import prepare_model_for_precision
-from torch import Tensor, nn
+from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from bkdsnn import models
 from bkdsnn.config import RunSpec, paper
-from bkdsnn.core import streams
 from bkdsnn.data.loader import Batch
 from bkdsnn.distill import Criterion
 from bkdsnn.machine import devices
 from bkdsnn.models.neurons import Spiking, implementation
 from bkdsnn.models.recomputation import recompute
-from bkdsnn.training import optim, train
+from bkdsnn.runs.checkpoint import Position
+from bkdsnn.training.step import DTYPES, Step, imitated
+from bkdsnn.training.step import build as build_ours
 
 STEPS = {"cpu": 1, "cuda": 10}  # in one measurement; a GPU is waited for at its end
 WARM_UP = 3  # rounds that measure memory before others measure time
@@ -48,6 +49,7 @@ DISTILLED = "bkdsnn"  # row whose loss and teacher are those of every case of it
 LR = 1e-6  # so small that the networks timed are those compared
 CHECKED = (2, 32)  # images, and their greatest size, in the comparison; frames of events keep their size
 EVENTS = 0.3  # of each polarity per place and frame, on average
+LATER = Position(step=1)  # not the first of an epoch, at which training measures gradients besides
 MATRIX = 8192  # rows and columns of the bf16 product that gives the peak
 
 
@@ -94,7 +96,7 @@ CASES = {
 
 
 class Side:
-    """A student with its criterion and teacher, and the step of the loop in `bkdsnn.training.train`."""
+    """A student with its criterion and teacher, which make the step of the trainer."""
 
     def __init__(
         self,
@@ -110,27 +112,19 @@ class Side:
         if lean:
             recompute(student)
 
-    def loss(self, batch: Batch) -> Tensor:
-        """Return the training loss of a batch."""
-        target = train.imitated(self.teacher, batch.shown, self.criterion.teacher_taps)
-        outputs = self.student(batch.images, self.criterion.taps)
-        losses = self.criterion(outputs, target, batch.labels, streams.generator(self.spec.seed, "blur", 0, 0))
-        return torch.stack(list(losses.values())).sum()
+    def step(self) -> Step:
+        """Return the step with all parts where they lie now."""
+        return Step(self.spec, self.spec.recipe, self.student, self.criterion, self.teacher)
 
     def steps(self, batch: Batch) -> Callable[[], None]:
         """Return a function that makes `STEPS` steps; cuDNN is deterministic on our side, as in the trainer."""
-        device, recipe = batch.labels.device, self.spec.recipe
-        optimizer = optim.make_optimizer(recipe, [*self.student.parameters(), *self.criterion.parameters()])
+        device, step = batch.labels.device, self.step()
 
         def run() -> None:
             torch.backends.cudnn.deterministic = self.ours
             devices.allocate(keep_memory=not self.lean)
             for _ in range(STEPS[device.type]):
-                with torch.autocast(device.type, train.DTYPES[recipe.precision], enabled=device.type == "cuda"):
-                    loss = self.loss(batch)
-                loss.backward()
-                optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
+                step(batch, LATER)
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
 
@@ -139,7 +133,8 @@ class Side:
     def evidence(self, batch: Batch) -> tuple[float, float]:
         """Return the loss in float64, and the norm of its gradient at the first weights, behind all others."""
         self.parts.double()
-        loss = self.loss(Batch(batch.images.double(), batch.shown.double(), batch.labels))
+        losses = self.step().losses(Batch(batch.images.double(), batch.shown.double(), batch.labels), LATER)
+        loss = torch.stack(list(losses.values())).sum()
         loss.backward()
         norm = next(self.student.parameters()).grad.norm()
         for part in self.parts:
@@ -176,7 +171,8 @@ def specs(case: Case, device: torch.device) -> list[RunSpec]:
     plan = paper.plan(case.table, case.scale, seeds=[0])
     run, other = (plan.cell(row, case.column).runs[0] for row in (DISTILLED, case.row))
     batch, precision = case.batch or run.recipe.batch_size, "bf16" if device.type == "cuda" else "fp32"
-    recipe = run.recipe.model_copy(update={"batch_size": batch, "lr": LR, "precision": precision})
+    plain = {"mix": None, "label_smoothing": 0.0, "sync_batch_norm": False}
+    recipe = run.recipe.model_copy(update={"batch_size": batch, "lr": LR, "precision": precision, **plain})
     dataset = run.dataset.model_copy(update={"image_size": case.size or run.dataset.image_size})
     distilled = run.model_copy(update={"network": other.network, "dataset": dataset, "recipe": recipe})
     return [distilled.model_copy(update={"distill": (), "teacher": None}), distilled]
@@ -212,7 +208,7 @@ def measure(spec: RunSpec, device: torch.device, rounds: int, peak: float | None
     neurons = next(part for part in sides["ours"].student.modules() if isinstance(part, Spiking))
     shape = {"batch": batch, "size": size, "timesteps": spec.network.timesteps}
     cost = {"distillation_cost": added(seconds)} if parts else {}
-    ran = implementation(device, train.DTYPES[spec.recipe.precision], neurons.neuron)
+    ran = implementation(device, DTYPES[spec.recipe.precision], neurons.neuron)
     return {**shape, "our_neurons": ran, "sides": found, **cost}
 
 
@@ -236,12 +232,12 @@ def distillation(spec: RunSpec, ours: Side, batch: Batch) -> dict[str, Callable[
     """Return what our step with distillation is compared with: the step without, and the teacher's forward pass."""
     plain = spec.model_copy(update={"distill": (), "teacher": None})
     device = batch.labels.device
-    student, criterion = train.build(plain, None, device)
+    student, criterion = build_ours(plain, None, device)
 
     def teach() -> None:
         for _ in range(STEPS[device.type]):
-            with torch.autocast(device.type, train.DTYPES[spec.recipe.precision], enabled=device.type == "cuda"):
-                train.imitated(ours.teacher, batch.shown, ours.criterion.teacher_taps)
+            with torch.autocast(device.type, DTYPES[spec.recipe.precision], enabled=device.type == "cuda"):
+                imitated(ours.teacher, batch.shown, ours.criterion.teacher_taps)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
@@ -256,10 +252,8 @@ def added(seconds: dict[str, list[float]]) -> float:
 
 def build(spec: RunSpec, device: torch.device) -> dict[str, Side]:
     """Return all sides with the same weights, on the CPU; they share the teacher, which nothing changes."""
-    teacher = None
-    if spec.teacher:
-        teacher = models.build(spec.teacher.network, spec.dataset).requires_grad_(False).eval()
-    student, criterion = train.build(spec, teacher, torch.device("cpu"))
+    teacher = models.build(spec.teacher.network, spec.dataset) if spec.teacher else None
+    student, criterion = build_ours(spec, teacher, torch.device("cpu"))
     sides = {"ours": Side(spec, student, criterion, teacher)}
     for name in ("plain", "fused") if device.type == "cuda" else ("plain",):
         other = reference.Reference(spec.network, spec.dataset, student.taps[-1])

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import itertools
-import logging
 import math
 import statistics
 import subprocess
@@ -21,22 +19,20 @@ from torch import Tensor
 from bkdsnn import models
 from bkdsnn.budget.calibration import Calibration, Times
 from bkdsnn.budget.work import Work
-from bkdsnn.config import RunSpec
-from bkdsnn.core import files
+from bkdsnn.config import Recipe, RunSpec
 from bkdsnn.core.errors import UserError
 from bkdsnn.core.progress import log
 from bkdsnn.data.loader import Batch, Loader
 from bkdsnn.machine import devices
 from bkdsnn.runs import checkpoint
 from bkdsnn.runs.provenance import PACKAGES
-from bkdsnn.runs.run_folder import RunFolder
-from bkdsnn.runs.slices import Slice
 from bkdsnn.training.evaluate import evaluate
 from bkdsnn.training.execute import EVALUATION_BATCH
-from bkdsnn.training.train import train
+from bkdsnn.training.step import Step, build
 
 WARM_UP = 2  # steps that are not timed
 LEAST, MOST = 3, 30  # timed steps
+LR = 1e-6  # so small that neurons go on firing as they do at the beginning
 
 
 def calibrate(
@@ -70,23 +66,13 @@ def calibrate(
 
 
 def measure(spec: RunSpec, work: Work, device: torch.device, seconds: float, recompute: bool = False) -> Times:
-    """Time the steps of one run, those of `train` itself with the recipe's batch size; it learns next to nothing."""
+    """Time the steps of one run with the recipe's batch size, and its evaluation; networks begin anew."""
     loader = RandomLoader(spec, device, seconds)
-    with tempfile.TemporaryDirectory() as place:
-        student = spec.model_copy(update={"source": None})
-        folder = RunFolder(Path(place), student)
-        if spec.teacher:
-            _untrained(spec.teacher, folder)
-        if spec.recipe:
-            short = {"epochs": 1, "warmup_epochs": 0, "cooldown_epochs": 0, "lr": 1e-6}
-            recipe = spec.recipe.model_copy(update=short)
-            with _quiet():
-                part, nowhere = Slice(None, folder.path), Path(place)
-                network = train(student, recipe, folder, loader, device, part, nowhere, recompute=recompute)[0]
-            kept = folder.checkpoint.stat().st_size
-        else:
-            network, kept = models.build(spec.network, spec.dataset).to(device), 0
-            evaluate(network, loader)
+    if spec.recipe:
+        network, kept = train(spec, spec.recipe, loader, device, recompute)
+    else:
+        network, kept = models.build(spec.network, spec.dataset).to(device), 0
+    evaluate(network, loader)
     steps, images = loader.trained.times(), loader.tested.times()
     return Times(
         kin=work.kin,
@@ -100,10 +86,27 @@ def measure(spec: RunSpec, work: Work, device: torch.device, seconds: float, rec
     )
 
 
+def train(
+    spec: RunSpec, recipe: Recipe, loader: Loader, device: torch.device, recompute: bool
+) -> tuple[models.Network, int]:
+    """Train for one epoch, with a teacher that nobody trained; return the student and the bytes of a checkpoint."""
+    teacher = models.build(spec.teacher.network, spec.dataset).to(device) if spec.teacher else None
+    student, criterion = build(spec, teacher, device, recompute)
+    step, at = Step(spec, recipe.model_copy(update={"lr": LR}), student, criterion, teacher), checkpoint.Position()
+    for batch in loader.train(at.epoch):
+        step(batch, at)
+        at.step += 1
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, "checkpoint.safetensors")
+        checkpoint.save(path, "", at, *step.state)
+        return student, path.stat().st_size
+
+
 def startup(spec: RunSpec, scale: str, device: torch.device) -> float:
     """Time a process that imports what training imports, finds its run, takes the device and makes an optimiser."""
     code = (
-        "import torch, bkdsnn.cli, bkdsnn.training.execute; from bkdsnn import devices, paper;"
+        "import torch, bkdsnn.cli, bkdsnn.training.execute;"
+        "from bkdsnn.config import paper; from bkdsnn.machine import devices;"
         f"paper.find_run({spec.name!r}, {scale!r}); one = torch.zeros(1, device=devices.choose({str(device)!r}, 1));"
         "torch.optim.Adam([torch.nn.Parameter(one)])"  # loads torch's compiler: a second
     )
@@ -165,25 +168,6 @@ class RandomLoader(Loader):
     def _read_test(self, order: Tensor, steps: range) -> Iterator[tuple[Tensor, Tensor]]:
         for _ in self.tested.steps():
             yield self._images, self._labels
-
-
-def _untrained(teacher: RunSpec, folder: RunFolder) -> None:
-    """Leave a teacher that was never trained where `train` looks for it: only its speed counts."""
-    place = folder.of(teacher).path
-    network = models.build(teacher.network, teacher.dataset)
-    checkpoint.write_tensors(place / "weights.safetensors", network.state_dict(), {"spec": teacher.digest})
-    files.write_json(place / "metrics.json", {})
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Say nothing of the progress of runs that are not runs."""
-    level = log.level
-    log.setLevel(logging.WARNING)
-    try:
-        yield
-    finally:
-        log.setLevel(level)
 
 
 def _spread(times: list[float]) -> float:

@@ -24,10 +24,9 @@ class Correction:
     """
 
     def __init__(self, spec: RunSpec, student: Network, group: Group = ALONE) -> None:
-        self.group = group
+        self.group, self.student = group, student
         self.task = spec.loss.method
         self.applies = any(term.method == "bkd" for term in spec.distill)
-        self.layer = student.layer(student.taps[-1])
         self.feature: Tensor | None = None
 
     @contextlib.contextmanager
@@ -39,7 +38,7 @@ class Correction:
         if not self.applies or at.step:
             yield
             return
-        with self.layer.register_forward_hook(self._keep):
+        with self.student.layer(self.student.taps[-1]).register_forward_hook(self._keep):
             yield
 
     def measure(self, at: Position, losses: dict[str, Tensor], scaler: torch.amp.GradScaler) -> None:

@@ -35,10 +35,9 @@ class Meter:
         self.began = time.monotonic() - at.epoch_seconds
 
     def add(self, losses: dict[str, Tensor]) -> None:
-        """Count one step and its 0-dim losses."""
+        """Take in the 0-dim losses of one step, which `at.step` counts already."""
         self.names = tuple(losses)
         self.pending.append(torch.stack([loss.detach() for loss in losses.values()]))
-        self.at.step += 1
         if len(self.pending) >= GUARD:
             self._pass_on()
 

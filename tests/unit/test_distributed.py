@@ -13,18 +13,18 @@ from training_example import CPU, assert_equal, changed, losses, run
 
 from bkdsnn import data
 from bkdsnn.config import Mix, paper
-from bkdsnn.core import streams
 from bkdsnn.core.errors import Interrupted, UserError
-from bkdsnn.data.mixing import Mixing
+from bkdsnn.data.loader import Batch
 from bkdsnn.machine.distributed import ALONE, join
 from bkdsnn.models.metaspikeformer import PaddedNorm
 from bkdsnn.models.synced import synchronise
 from bkdsnn.models.transformer import StillNorm
+from bkdsnn.runs.checkpoint import Position
 from bkdsnn.runs.run_folder import RunFolder
 from bkdsnn.training.evaluate import evaluate
 from bkdsnn.training.execute import execute, open_loader
-from bkdsnn.training.train import build, imitated, load_teacher
-from bkdsnn.training.trained import shared
+from bkdsnn.training.step import Step, build
+from bkdsnn.training.train import load_teacher
 
 CNN = paper.plan("table2a", "smoke").cell("bkdsnn", "resnet20-cifar10").runs[0]
 TRANSFORMER = paper.plan("table2b", "smoke").cell("bkdsnn", "sformer-4-384-cifar10").runs[0]
@@ -100,13 +100,11 @@ def gradients(group, spec, results):
     teacher = load_teacher(spec, RunFolder(results / "runs", spec), CPU)
     student, criterion = build(spec, teacher, CPU)
     recipe = spec.recipe if group.size > 1 else spec.recipe.model_copy(update={"sync_batch_norm": False})
-    trained = shared(student.double(), criterion.double(), recipe, group, CPU)
-    (teacher.double() if teacher else student).train(not teacher)
+    step = Step(spec, recipe, student.double(), criterion.double(), teacher.double(), group)
     batch = list(open_loader(spec, results, CPU, group).train(0))[1]
-    images, shown, labels = map(group.rows, Mixing(recipe, spec.dataset.classes, spec.seed)(batch, 0, 1))
+    images, shown, labels = map(group.rows, step.mixing(batch, 0, 1))
     labels = labels.double() if labels.is_floating_point() else labels
-    target = imitated(teacher, shown.double(), criterion.teacher_taps)
-    found = trained(images.double(), target, labels, streams.generator(spec.seed, "blur", 0, 1))
+    found = step.losses(Batch(images.double(), shown.double(), labels), Position(step=1))
     sum(found.values()).backward()
     made = {f"loss {name}": group.mean(value.detach()) for name, value in found.items()}
     for part in (student, criterion):

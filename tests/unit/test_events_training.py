@@ -15,7 +15,7 @@ from bkdsnn.core.errors import UserError
 from bkdsnn.data.events import frames
 from bkdsnn.data.mixing import Mixing
 from bkdsnn.models import Network
-from bkdsnn.training import train
+from bkdsnn.training import step
 from bkdsnn.training.execute import open_loader
 
 # All that the published recipes for events do to a batch; mixing ends within the run.
@@ -97,9 +97,9 @@ def test_in_training_the_teacher_sees_the_recordings_that_the_student_sees(resul
 def test_no_gradient_of_the_student_reaches_its_teacher(results):
     spec = spec_of("bkdsnn", COLUMNS[0])
     teacher = models.build(spec.teacher.network, spec.dataset).eval()  # its parameters ask for gradients
-    student, criterion = train.build(spec, teacher, CPU)
+    student, criterion = step.build(spec, teacher, CPU)
     batch = Mixing(spec.recipe, spec.dataset.classes, 0)(next(open_loader(spec, results, CPU).train(0)), 0, 0)
-    target = train.imitated(teacher, batch.shown, criterion.teacher_taps)
+    target = step.imitated(teacher, batch.shown, criterion.teacher_taps)
     assert not any(output.requires_grad for output in (target.logits, target.pooled, *target.features.values()))
     outputs = student(batch.images, criterion.taps)
     losses = criterion(outputs, target, batch.labels, streams.generator(0, "blur", 0, 0))

@@ -18,7 +18,7 @@ from bkdsnn.distill.restoration import blur_mask
 from bkdsnn.machine.devices import choose
 from bkdsnn.runs import checkpoint
 from bkdsnn.runs.run_folder import RunFolder
-from bkdsnn.training import train
+from bkdsnn.training import step, train
 from bkdsnn.training.execute import execute, open_loader
 
 CELLS = {
@@ -68,7 +68,7 @@ def first_step(spec, results):
     """F (T, B, C, h, w) of the first step, the weights of the last layer, the teacher's map, mask and labels."""
     folder = RunFolder(results / "runs", spec)
     teacher = train.load_teacher(spec, folder, CPU)
-    student, _ = train.build(spec, teacher, CPU)
+    student, _ = step.build(spec, teacher, CPU)
     batch = next(open_loader(spec, results, CPU).train(0))
     with torch.no_grad():
         own, theirs = student(batch.images, student.taps), teacher(batch.images, teacher.taps)
@@ -169,7 +169,7 @@ def test_the_graph_of_a_step_and_its_feature_are_let_go(results):
     at.step = 1
     with correction.watching(at):
         student(images)
-    assert correction.feature is None and not correction.layer._forward_hooks
+    assert correction.feature is None and not student.layer(student.taps[-1])._forward_hooks
 
 
 # --- cuts

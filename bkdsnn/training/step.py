@@ -1,0 +1,124 @@
+"""One step of training: what the training loop, calibration, benchmarks and table 1 do with a batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from bkdsnn import models
+from bkdsnn.config import Recipe, RunSpec
+from bkdsnn.core import streams
+from bkdsnn.data.loader import Batch
+from bkdsnn.data.mixing import Mixing
+from bkdsnn.distill import Criterion
+from bkdsnn.distill.correction import Correction
+from bkdsnn.machine.distributed import ALONE, Group
+from bkdsnn.models import Network, Outputs, recomputation
+from bkdsnn.runs.checkpoint import Position
+from bkdsnn.training.optim import make_optimizer
+
+DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
+
+
+class Step:
+    """One optimisation step of a run: student and criterion learn from a batch, and from the teacher if there is one.
+
+    The three are handed in on the device that trains them, the teacher trained or new: it is frozen here and put into
+    evaluation mode. The precision of the recipe holds on a GPU; a CPU computes in float32. Each process of a `group`
+    takes its rows of the same global batch.
+    """
+
+    def __init__(
+        self,
+        spec: RunSpec,
+        recipe: Recipe,
+        student: Network,
+        criterion: Criterion,
+        teacher: Network | None,
+        group: Group = ALONE,
+    ) -> None:
+        self.student, self.criterion, self.group, self.seed = student, criterion, group, spec.seed
+        self.teacher = teacher.requires_grad_(False).eval() if teacher else None
+        device = next(student.parameters()).device
+        self.mixing = Mixing(recipe, spec.dataset.classes, spec.seed)
+        self.half = torch.autocast(device.type, DTYPES[recipe.precision], enabled=device.type == "cuda")
+        criterion.share(group)
+        if recipe.sync_batch_norm:
+            from bkdsnn.models.synced import synchronise
+
+            synchronise(student, group)
+        self.trained = group.wrapped(Trained(student, criterion), device)
+        self.optimizer = make_optimizer(recipe, [*student.parameters(), *criterion.parameters()])
+        self.scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda" and recipe.precision == "fp16")
+        self.correction = Correction(spec, student, group)
+
+    @property
+    def state(self) -> tuple[dict[str, nn.Module], torch.optim.Optimizer, torch.amp.GradScaler]:
+        """What a checkpoint keeps, in the order in which `checkpoint.save` and `checkpoint.resume` take it."""
+        return {"student": self.student, "criterion": self.criterion}, self.optimizer, self.scaler
+
+    def __call__(self, batch: Batch, at: Position) -> dict[str, Tensor]:
+        """Train on the global batch of step `at.step` of epoch `at.epoch`; return the losses of this process's rows.
+
+        The images are overwritten where the recipe mixes them. `at` stays as it is, but for `at.gradients`, which the
+        first step of an epoch measures in a run with the term `bkd` (see `Correction`).
+        """
+        rows = Batch(*map(self.group.rows, self.mixing(batch, at.epoch, at.step)))
+        with self.correction.watching(at):
+            losses = self.losses(rows, at)
+        self.correction.measure(at, losses, self.scaler)
+        self.scaler.scale(torch.stack(list(losses.values())).sum()).backward()
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        self.optimizer.zero_grad(set_to_none=True)
+        return losses
+
+    def losses(self, batch: Batch, at: Position) -> dict[str, Tensor]:
+        """Return the weighted losses by name, 0-dim, of a batch that is mixed already; their sum is minimised."""
+        with self.half:
+            target = imitated(self.teacher, batch.shown, self.criterion.teacher_taps)
+            blur = streams.generator(self.seed, "blur", at.epoch, at.step)
+            losses: dict[str, Tensor] = self.trained(batch.images, target, batch.labels, blur)
+            return losses
+
+
+class Trained(nn.Module):
+    """Student and criterion as one module: what is trained, and what several processes average gradients of."""
+
+    def __init__(self, student: Network, criterion: Criterion) -> None:
+        super().__init__()
+        self.student, self.criterion = student, criterion
+
+    def forward(self, images: Tensor, target: Outputs | None, labels: Tensor, blur: torch.Generator) -> Any:
+        """Return the losses by name, 0-dim, of images (B C H W), or frames (B T C H W)."""
+        return self.criterion(self.student(images, self.criterion.taps), target, labels, blur)
+
+
+@torch.inference_mode()
+def imitated(teacher: Network | None, shown: Tensor, taps: tuple[str, ...]) -> Outputs | None:
+    """Return the teacher's outputs for its view (B C H W, or frames B T C H W) of the batch, without gradient.
+
+    They are inference tensors, which autograd refuses to keep: what a loss makes of them (`time_mean`) is not.
+    """
+    return teacher(shown, taps) if teacher else None
+
+
+def build(
+    spec: RunSpec, teacher: Network | None, device: torch.device, recompute: bool = False
+) -> tuple[Network, Criterion]:
+    """Make the student and its criterion; at one seed every method begins with the same student.
+
+    With `recompute` the student takes less memory and more time, see `models.recomputation`.
+    """
+    size = spec.dataset.image_size
+    teacher_shapes = models.feature_shapes(teacher, size) if teacher else None
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(streams.key(spec.seed, "init", 0))
+        student = models.build(spec.network, spec.dataset)
+        torch.manual_seed(streams.key(spec.seed, "init", 1))
+        criterion = Criterion(spec, models.feature_shapes(student, size), teacher_shapes)
+    if recompute:
+        recomputation.recompute(student)
+    return student.to(device), criterion.to(device)
