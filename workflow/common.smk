@@ -1,13 +1,16 @@
 # Helpers of the rules. Everything imported here is light: no torch, no pandas, for each job parses this file again.
+import functools
 import sys
+from pathlib import Path
 
 sys.path.insert(0, str(workflow.basedir))
 
 from snakemake.exceptions import WorkflowError
+from snakemake.settings.types import Quietness
 
 from bkdsnn.config import catalogue, paper
 from bkdsnn.runs.artefacts import ARTEFACTS, data_records
-from bkdsnn.budget.hook import Watch
+from bkdsnn.budget.quote import quote
 from bkdsnn.core.errors import UserError
 from bkdsnn.config import figure_plans as figures
 from bkdsnn.config.settings import Settings
@@ -92,6 +95,8 @@ def memory_of(wildcards):
 
 def run_inputs(wildcards):
     """What a run needs first: its data, the runs it builds on, published weights."""
+    if workflow.dryrun:
+        budget()
     spec = RUNS[wildcards.run]
     files = data_of_run(wildcards)
     for parent in spec.parents():
@@ -176,24 +181,23 @@ wildcard_constraints:
     timesteps=r"\d+",
 
 
-WATCH = Watch(workflow, SETTINGS, RUNS, THREADS, GPUS)  # tells the budget at the end of a dry run
-
-
-def unhurried(scheduler):
-    """Take away Snakemake's limit of starts if it is the default, 100 a second.
-
-    Under it a timer is added for every job that ends, and each looks for work once a second until the end: after
-    hundreds of short runs they take a third of a core.
-    """
-    limit = scheduler.job_rate_limiter
-    if limit and (limit.max_jobs, limit.timespan) == (100, 1):
-        scheduler.job_rate_limiter = None
-
-
-# Tells the budget, and stops above a cap.
-onstart:
-    unhurried(workflow.scheduler)
+@functools.cache
+def budget():
+    """Tell on standard error, once, what the runs behind the targets will cost; return which cap that exceeds."""
+    at_once = workflow.nodes or workflow.cores // max(1, THREADS)
     try:
-        WATCH.start()
+        lines, problem = quote(workflow.dag_settings.targets, SETTINGS, RUNS, Path.cwd() / "results", at_once)
     except UserError as error:
-        raise WorkflowError(str(error))
+        lines, problem = [], str(error)
+    if Quietness.ALL not in (workflow.output_settings.quiet or ()):
+        if problem and workflow.dryrun:
+            lines.append(f"warning: a real run would be refused: {problem}")
+        print("", *lines, sep="\n", file=sys.stderr, flush=True)
+    return problem
+
+
+# A real run that would cost more than a cap is refused before its first job. A dry run has no such hook: there the
+# first input function of a run tells the budget.
+onstart:
+    if not workflow.touch and (problem := budget()):
+        raise WorkflowError(problem)

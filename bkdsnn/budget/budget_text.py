@@ -3,71 +3,33 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Collection, Iterable
 
 from bkdsnn.budget.estimate import Budget, Priced, Span
 from bkdsnn.budget.evidence import Source
-from bkdsnn.config.catalogue import table_names
-from bkdsnn.config.figure_plans import figure_names
-from bkdsnn.config.paper import command as paper_command
-from bkdsnn.config.settings import Caps, Settings
+from bkdsnn.config.settings import Caps
 from bkdsnn.core.progress import duration
 
-NETWORKS = 6  # lines of single networks, at most
-SOURCES: dict[Source, str] = {
-    "measured": "finished runs",
-    "calibrated": "calibration",
-    "related": "other losses around the same network",
-}
+SOURCES: dict[Source, str] = {"measured": "finished runs", "calibrated": "calibration"}
 
 
-class Advice:
-    """What to do about runs of which nothing is known; `rules` are those of the jobs, targets among them."""
-
-    def __init__(self, rules: Collection[str], settings: Settings) -> None:
-        self._settings = settings
-        self._targets = [name for name in (*table_names(), *figure_names()) if name in rules and "all" not in rules]
-
-    def for_time(self, unknown: Collection[Priced]) -> str:
-        """Return the commands that would tell the time of these runs."""
-        data = sorted({run.run.spec.dataset.name for run in unknown if run.size is None})
-        return f"`{self._count_images(data)}`, then {self.calibrate}" if data else self.calibrate
-
-    @property
-    def calibrate(self) -> str:
-        """The command that times the runs of these targets."""
-        preset = [] if self._settings.neurons == "reference" else ["--neurons", self._settings.neurons]
-        words = ["python -m bkdsnn calibrate", *self._targets, "--scale", self._settings.scale, *preset]
-        return f"`{' '.join(words)}`"
-
-    def _count_images(self, names: Iterable[str]) -> str:
-        scale = self._settings.scale
-        files = " ".join(f"results/{scale}/data/{name}.json" for name in names)
-        return paper_command(files, scale, "reference", None)
-
-
-def summary(budget: Budget, advice: Advice) -> list[str]:
-    """Return the lines that a user reads."""
+def summary(budget: Budget, step: str) -> list[str]:
+    """Return the lines that a user reads; `step` are the commands that would tell the time of unknown runs."""
     lines = [f"budget: {_count(len(budget.runs), 'run')}"]
     if len(budget.unknown) < len(budget.runs):
         lines[0] += f" on {budget.device}; device time, one run after another, with its 90 % interval"
         lines += _table(budget)
     if budget.unknown:
-        step = advice.for_time(budget.unknown)
         lines.append(f"  no estimate of {_count(len(budget.unknown), 'run')}; to know more: {step}")
-    lines += _disk(budget)
-    if budget.others:
-        lines.append(f"  not counted: {_count(budget.others, 'job')} for data, analyses, tables and figures")
-    return lines
+    return [*lines, *_disk(budget), "  not counted: jobs for data, analyses, tables and figures"]
 
 
-def excess(budget: Budget, caps: Caps, advice: Advice) -> str | None:
+def excess(budget: Budget, caps: Caps, step: str) -> str | None:
     """Say which cap the call would exceed, with the upper end of the interval; None if it keeps them."""
     hours, gigabytes = budget.seconds.high / 3600, budget.peak_bytes / 1e9
     unsized = [run for run in budget.runs if run.bytes is None]
     return (
-        _missing("cap_hours", caps.cap_hours, budget.unknown, advice.for_time(budget.unknown))
-        or _missing("cap_disk_gb", caps.cap_disk_gb, unsized, advice.calibrate)
+        _missing("cap_hours", caps.cap_hours, budget.unknown, step)
+        or _missing("cap_disk_gb", caps.cap_disk_gb, unsized, step)
         or _above("cap_hours", caps.cap_hours, hours, "hours on the device (the upper end of the interval)")
         or _above("cap_disk_gb", caps.cap_disk_gb, gigabytes, "GB of disk")
     )
@@ -78,7 +40,7 @@ def _missing(key: str, cap: float | None, unknown: list[Priced], step: str) -> s
         return None
     return (
         f"'budget.{key}' is {cap:g}, but there is no estimate of {_count(len(unknown), 'run')}, such as "
-        f"{unknown[0].run.name}; run {step}, or set the key to null"
+        f"{unknown[0].spec.name}; run {step}, or set the key to null"
     )
 
 
@@ -92,21 +54,22 @@ def _above(key: str, cap: float | None, found: float, what: str) -> str | None:
 
 
 def _table(budget: Budget) -> list[str]:
+    """One line per kind of run and data set, the most expensive first, and their sum."""
     known = [run for run in budget.runs if run.seconds]
-    by_rule = _grouped(known, lambda run: run.run.rule)
-    networks = _grouped(known, lambda run: f"{run.run.spec.dataset.name}, {run.run.spec.network.slug}")
-    shown = [*by_rule, *networks[:NETWORKS]] if len(networks) > 1 else by_rule
-    rows = [*shown, ("all", known)]
+    groups: dict[str, list[Span]] = defaultdict(list)
+    for run in known:
+        groups[f"{run.spec.kind}, {run.spec.dataset.name}"].append(run.seconds or Span(0, 0, 0))
+    rows = sorted(groups.items(), key=lambda row: -Span.total(row[1]).middle)
+    rows.append(("all", [span for spans in groups.values() for span in spans]))
     width = max(len(name) for name, _ in rows)
-    lines = [f"  {name:<{width}}  {len(runs):>5}  {_span(_seconds(runs))}" for name, runs in rows]
-    if len(networks) > NETWORKS:
-        lines.insert(len(shown), f"  ({len(networks) - NETWORKS} more networks)")
-    longest = budget.longest
-    if longest and longest.seconds:
-        lines.append(f"  longest: {_span(longest.seconds)}, {longest.run.name}")
+    lines = [f"  {name:<{width}}  {len(spans):>5}  {_span(Span.total(spans))}" for name, spans in rows]
+    longest = max(known, key=lambda run: run.seconds or ())
     sources = Counter(run.source for run in known)
-    lines.append("  from " + ", ".join(f"{text} ({sources[name]})" for name, text in SOURCES.items() if sources[name]))
-    return lines
+    return [
+        *lines,
+        f"  longest: {_span(longest.seconds or Span(0, 0, 0))}, {longest.spec.name}",
+        "  from " + ", ".join(f"{text} ({sources[name]})" for name, text in SOURCES.items() if sources[name]),
+    ]
 
 
 def _disk(budget: Budget) -> list[str]:
@@ -117,18 +80,6 @@ def _disk(budget: Budget) -> list[str]:
     rest = f", without {_count(unsized, 'run')} of unknown size" if unsized else ""
     needed = f"{_size(budget.left_bytes)} stay, {_size(budget.peak_bytes)} at the peak with {at_once}{rest}"
     return [f"  disk: {needed}; {_size(budget.free_bytes)} are free"]
-
-
-def _grouped(runs: Iterable[Priced], key: Callable[[Priced], str]) -> list[tuple[str, list[Priced]]]:
-    """Return the runs by key, the most expensive group first."""
-    groups: dict[str, list[Priced]] = defaultdict(list)
-    for run in runs:
-        groups[key(run)].append(run)
-    return sorted(groups.items(), key=lambda item: -_seconds(item[1]).middle)
-
-
-def _seconds(runs: Iterable[Priced]) -> Span:
-    return Span.total(run.seconds for run in runs if run.seconds)
 
 
 def _span(span: Span) -> str:

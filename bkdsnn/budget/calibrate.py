@@ -18,7 +18,7 @@ from torch import Tensor
 
 from bkdsnn import models
 from bkdsnn.budget.calibration import Calibration, Times
-from bkdsnn.budget.work import Work
+from bkdsnn.budget.work import kind
 from bkdsnn.config import Recipe, RunSpec
 from bkdsnn.core.errors import UserError
 from bkdsnn.core.progress import log
@@ -43,7 +43,7 @@ def calibrate(
     Returns the file of this device below `results`, which grows by every kind and keeps what it held of others. A kind
     that does not fit into the memory of a GPU is left out, and told. Raises `UserError` if none does.
     """
-    kinds = {Work.of(spec): spec for spec in specs}
+    kinds = {kind(spec): spec for spec in specs}
     found = Calibration(
         device=devices.describe(device),
         date=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
@@ -52,20 +52,20 @@ def calibrate(
         times={},
     )
     path = None
-    for number, (work, spec) in enumerate(kinds.items(), 1):
+    for number, (name, spec) in enumerate(kinds.items(), 1):
         try:
-            times = measure(spec, work, device, seconds, recompute)
+            times = measure(spec, device, seconds, recompute)
         except torch.cuda.OutOfMemoryError:
-            log.warning("%d of %d: %s does not fit into the memory of this GPU", number, len(kinds), work.kind)
+            log.warning("%d of %d: %s does not fit into the memory of this GPU", number, len(kinds), name)
             continue
-        path = found.model_copy(update={"times": {work.kind: times}}).write(results)
-        log.info("%d of %d: %s, %s", number, len(kinds), work.kind, _said(times))
+        path = found.model_copy(update={"times": {name: times}}).write(results)
+        log.info("%d of %d: %s, %s", number, len(kinds), name, _said(times))
     if path is None:
         raise UserError("no kind of run fits into the memory of this GPU; choose another device or a smaller scale")
     return path
 
 
-def measure(spec: RunSpec, work: Work, device: torch.device, seconds: float, recompute: bool = False) -> Times:
+def measure(spec: RunSpec, device: torch.device, seconds: float, recompute: bool = False) -> Times:
     """Time the steps of one run with the recipe's batch size, and its evaluation; networks begin anew."""
     loader = RandomLoader(spec, device, seconds)
     if spec.recipe:
@@ -75,7 +75,6 @@ def measure(spec: RunSpec, work: Work, device: torch.device, seconds: float, rec
     evaluate(network, loader)
     steps, images = loader.trained.times(), loader.tested.times()
     return Times(
-        kin=work.kin,
         step_seconds=statistics.median(steps) if steps else None,
         step_spread=_spread(steps),
         image_seconds=statistics.median(images) / loader.batch,

@@ -22,7 +22,6 @@ class Times(Strict):
     `step_seconds` is None where nothing is trained. `checkpoint_bytes` has student, criterion and optimiser.
     """
 
-    kin: str
     step_seconds: Positive | None
     step_spread: Spread
     image_seconds: Positive = Field(description="of one test image")

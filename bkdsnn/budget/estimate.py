@@ -1,18 +1,16 @@
-"""Time and disk of the runs that a call would make. Free of torch."""
+"""Time and disk of runs that are to be made. Free of torch."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-from bkdsnn.budget import work
-from bkdsnn.budget.evidence import Bytes, Evidence, Pace, Source
-from bkdsnn.budget.past_runs import epochs_done
-from bkdsnn.budget.work import Size, Work
-from bkdsnn.config import Dataset, Pretrained, RunSpec
+from bkdsnn.budget.evidence import Bytes, Evidence, Source, epochs_done
+from bkdsnn.budget.work import Size, size
+from bkdsnn.config import Dataset, RunSpec
 
 Z90 = 1.6449  # a normal variable lies within so many standard deviations in 90 of 100 cases
 RECORDS = 20_000  # bytes of the JSON files of a run, about
@@ -39,19 +37,10 @@ class Span(NamedTuple):
         return cls(*(sum(span[i] for span in listed) for i in range(3)))
 
 
-class Wanted(NamedTuple):
-    """A run that the workflow would make, by the rule that makes it."""
-
-    rule: str
-    name: str
-    spec: RunSpec
-    work: Work
-
-
 class Priced(NamedTuple):
     """A run with the size of its data and what it costs; None where nothing is known."""
 
-    run: Wanted
+    spec: RunSpec
     size: Size | None
     seconds: Span | None
     source: Source | None
@@ -62,9 +51,8 @@ class Priced(NamedTuple):
 class Budget:
     """What a call of the workflow would cost.
 
-    `prepared_bytes` are embedded data, frames of events, and published weights; `free_bytes` is what the disk has left;
-    `at_once` is how many runs write
-    checkpoints at the same time; `others` counts the jobs that are no runs, which cost time that is not counted.
+    `prepared_bytes` are embedded images and frames of events that are yet to be made; `free_bytes` is what the disk has
+    left; `at_once` is how many runs write checkpoints at the same time.
     """
 
     runs: tuple[Priced, ...]
@@ -72,7 +60,6 @@ class Budget:
     prepared_bytes: float
     free_bytes: float
     at_once: int
-    others: int
 
     @property
     def unknown(self) -> list[Priced]:
@@ -83,11 +70,6 @@ class Budget:
     def seconds(self) -> Span:
         """Device-seconds of all runs that can be estimated."""
         return Span.total(run.seconds for run in self.runs if run.seconds)
-
-    @property
-    def longest(self) -> Priced | None:
-        """The run that takes longest."""
-        return max((run for run in self.runs if run.seconds), key=lambda run: run.seconds or (0,), default=None)
 
     @property
     def left_bytes(self) -> float:
@@ -101,54 +83,27 @@ class Budget:
         return self.left_bytes + 2 * self.at_once * largest
 
 
-def price(wanted: Iterable[Wanted], evidence: Evidence, results: Path) -> tuple[Priced, ...]:
-    """Price every run; `results` is one scale's folder. What an interrupted run has behind it is not counted again."""
-    sizes = _remembered(lambda dataset: work.size(dataset, results))
-    startup = evidence.startup
-    return tuple(_priced(run, evidence, sizes(run.spec.dataset), startup, results) for run in wanted)
-
-
-def prepared(datasets: Iterable[Dataset], frames: Iterable[tuple[Dataset, int]], results: Path) -> float:
-    """Return the bytes of embedded images and of frames, uint16 (N, T, 2, S, S), that are yet to be made."""
-    images = [(dataset, 3) for dataset in datasets if dataset.digits]
-    clips = [(dataset, 4 * timesteps) for dataset, timesteps in frames]
-    total = 0
-    for dataset, pixel_bytes in images + clips:
-        if size := work.size(dataset, results):
-            total += sum(size) * pixel_bytes * dataset.image_size**2
-    return total
-
-
-def published(stems: Iterable[str], runs: Mapping[str, RunSpec], evidence: Evidence) -> float:
-    """Return the bytes of the published weights of these names, as far as the size of a run that has them is known."""
-    users = {spec.source.stem: spec for spec in runs.values() if isinstance(spec.source, Pretrained)}
-    found = (evidence.bytes(users[stem], Work.of(users[stem])) for stem in stems if stem in users)
-    return sum(one.weights for one in found if one)
-
-
-def _priced(run: Wanted, evidence: Evidence, size: Size | None, startup: float, results: Path) -> Priced:
-    pace, disk = evidence.pace(run.spec, run.work, size), evidence.bytes(run.spec, run.work)
-    if disk and size:
-        disk = disk._replace(weights=disk.weights + PREDICTION * size.test)
+def price(spec: RunSpec, evidence: Evidence, results: Path) -> Priced:
+    """Price a run; `results` is one scale's folder. What an interrupted run has behind it is not counted again."""
+    amount = size(spec.dataset, results)
+    pace, disk = evidence.pace(spec, amount), evidence.bytes(spec)
+    if disk and amount:
+        disk = disk._replace(weights=disk.weights + PREDICTION * amount.test)
     if pace is None:
-        return Priced(run, size, None, None, disk)
-    return Priced(run, size, Span.of(_seconds(run, pace, startup, results), pace.sigma), pace.source, disk)
+        return Priced(spec, amount, None, None, disk)
+    seconds = pace.seconds
+    if spec.recipe:
+        seconds = evidence.startup + max(spec.recipe.total_epochs - epochs_done(spec, results), 0) * pace.seconds
+    return Priced(spec, amount, Span.of(seconds, pace.sigma), pace.source, disk)
 
 
-def _seconds(run: Wanted, pace: Pace, startup: float, results: Path) -> float:
-    if run.spec.recipe is None:
-        return pace.seconds
-    epochs = run.spec.recipe.total_epochs - epochs_done(run.name, results)
-    return startup + max(epochs, 0) * pace.seconds
-
-
-def _remembered(find: Callable[[Dataset], Size | None]) -> Callable[[Dataset], Size | None]:
-    """Return `find` that looks once for each name of a dataset."""
-    known: dict[str, Size | None] = {}
-
-    def look(dataset: Dataset) -> Size | None:
-        if dataset.name not in known:
-            known[dataset.name] = find(dataset)
-        return known[dataset.name]
-
-    return look
+def prepared(specs: Iterable[RunSpec], results: Path) -> int:
+    """Return the bytes of embedded images, and of frames, uint16 (N, T, 2, S, S), that are yet to be made."""
+    wanted: dict[str, tuple[Dataset, int]] = {}
+    for spec in specs:
+        clips = {one.network.timesteps for one in (spec, spec.teacher) if one} if spec.dataset.events else set()
+        wanted |= {f"{spec.dataset.name}-t{steps}.json": (spec.dataset, 4 * steps) for steps in clips}
+        if spec.dataset.digits:
+            wanted[f"{spec.dataset.name}.json"] = spec.dataset, 3
+    missing = [each for name, each in wanted.items() if not (results / "data" / name).is_file()]
+    return sum(sum(size(data, results) or ()) * pixel_bytes * data.image_size**2 for data, pixel_bytes in missing)

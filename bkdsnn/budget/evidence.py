@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import math
 import statistics
 from collections.abc import Collection, Iterable, Mapping
@@ -10,16 +11,15 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from bkdsnn.budget.calibration import Calibration, Times, folder, is_cpu
-from bkdsnn.budget.past_runs import Finished, checkpoint_bytes, read_finished
-from bkdsnn.budget.work import Size, Work
+from bkdsnn.budget.work import Size, kind
 from bkdsnn.config import RunSpec
 
-Source = Literal["measured", "calibrated", "related"]
+Source = Literal["measured", "calibrated"]
 
 # Standard deviations of the logarithm that no measurement shows: of whole runs on a machine whose load changes; of
-# steps timed for seconds that shall stand for hours, with random data in memory in place of files; of another loss
-# and teacher around the same network.
-MODEL: Mapping[Source, float] = {"measured": 0.15, "calibrated": 0.25, "related": 0.6}
+# steps timed for seconds that shall stand for hours, with random data in memory in place of files.
+MODEL: Mapping[Source, float] = {"measured": 0.15, "calibrated": 0.25}
+STATES = {"sgd": 1, "adam": 2, "adamw": 2, "lamb": 2}  # values that an optimiser keeps per parameter
 
 
 class Pace(NamedTuple):
@@ -37,86 +37,115 @@ class Bytes(NamedTuple):
     checkpoint: int
 
 
+class PastRun(NamedTuple):
+    """One finished run. `overhead` is what its process took beyond training, seconds; None where that is not known."""
+
+    kind: str
+    device: str
+    when: float
+    epochs: int
+    seconds: float
+    overhead: float | None
+    weights_bytes: int
+
+
 class Evidence:
     """What is known of one device: the one of the newest calibration or, without any, of the newest finished run.
 
     `device` is the setting: `auto`, or one that confines the evidence to CPUs or to GPUs.
     """
 
-    def __init__(
-        self, calibrations: Iterable[tuple[float, Calibration]], runs: Iterable[Finished], device: str
-    ) -> None:
+    def __init__(self, calibrations: Iterable[tuple[float, Calibration]], runs: Iterable[PastRun], device: str) -> None:
         suited = [(when, one) for when, one in calibrations if _suits(one.device, device)]
         self.calibration = max(suited, key=lambda pair: pair[0])[1] if suited else None
         finished = [run for run in runs if _suits(run.device, device)]
         newest = max(finished, key=lambda run: run.when).device if finished else None
         self.device = self.calibration.device if self.calibration else newest
-        self._runs: dict[str, list[Finished]] = {}
-        self._kin: dict[str, list[Finished]] = {}
-        for run in (run for run in finished if run.device == self.device):
-            self._runs.setdefault(run.work.kind, []).append(run)
-            self._kin.setdefault(run.work.kin, []).append(run)
+        self._times = self.calibration.times if self.calibration else {}
+        self._runs = [run for run in finished if run.device == self.device]
 
     @classmethod
     def gather(
-        cls, results: Path, scale: str, kin: Collection[str], runs: Mapping[str, RunSpec], device: str
+        cls, results: Path, scale: str, kinds: Collection[str], runs: Mapping[str, RunSpec], device: str
     ) -> Evidence:
-        """Read the calibrations below `results` and, of `runs` by name, the finished ones that are of that `kin`.
+        """Read the calibrations below `results` and, of `runs` by name, the finished ones of these `kinds`.
 
         Raises `UserError` for a damaged calibration.
         """
-        files = sorted(folder(results).glob("*.json"))
-        begun = ((name, spec) for name, spec in runs.items() if (results / scale / "runs" / name).is_dir())
-        related = ((name, spec, made) for name, spec in begun if (made := Work.of(spec)).kin in kin)
-        finished = (read_finished(*one, results / scale) for one in related)
-        return cls(
-            [(path.stat().st_mtime, Calibration.read(path)) for path in files], [run for run in finished if run], device
-        )
+        calibrations = [(path.stat().st_mtime, Calibration.read(path)) for path in folder(results).glob("*.json")]
+        begun = [spec for name, spec in runs.items() if (results / scale / "runs" / name).is_dir()]
+        finished = (read_past(spec, results / scale) for spec in begun if kind(spec) in kinds)
+        return cls(calibrations, [run for run in finished if run], device)
 
     @functools.cached_property
     def startup(self) -> float:
         """Seconds of a run beyond its epochs: of finished runs, else as calibrated, else 0."""
-        runs = [run for same in self._runs.values() for run in same if run.epochs]
-        measured = [run.overhead for run in runs if run.overhead is not None]
+        measured = [run.overhead for run in self._runs if run.epochs and run.overhead is not None]
         if measured:
             return statistics.median(measured)
         return self.calibration.startup_seconds if self.calibration else 0.0
 
-    def pace(self, spec: RunSpec, work: Work, size: Size | None) -> Pace | None:
-        """Return how fast a run goes, from the best evidence that there is; None where there is none."""
-        if pace := _measured(self._runs.get(work.kind, []), "measured"):
-            return pace
-        times = self.calibration.times if self.calibration else {}
-        if size and work.kind in times and (pace := _calibrated(spec, size, times[work.kind], self.startup)):
-            return pace
-        return self._related(spec, work, size, times)
+    def pace(self, spec: RunSpec, size: Size | None) -> Pace | None:
+        """Return how fast a run goes: as finished runs of its kind, else as calibrated; None where nothing tells."""
+        same = [run for run in self._runs if run.kind == kind(spec)]
+        trained = [run.seconds / run.epochs for run in same if run.epochs and run.seconds > 0]
+        if seconds := trained or [run.overhead for run in same if not run.epochs and run.overhead]:
+            spread = statistics.stdev(map(math.log, seconds)) if len(seconds) > 1 else 0.0
+            return Pace(statistics.median(seconds), math.hypot(spread, MODEL["measured"]), "measured")
+        times = self._times.get(kind(spec))
+        return _calibrated(spec, size, times, self.startup) if times and size else None
 
-    def bytes(self, spec: RunSpec, work: Work) -> Bytes | None:
-        """Return the disk that a run needs; None where no network like its has been built here."""
-        times = self.calibration.times if self.calibration else {}
-        if work.kind in times:
-            return Bytes(times[work.kind].weights_bytes, times[work.kind].checkpoint_bytes)
-        built = [run.weights_bytes for run in self._kin.get(work.kin, [])]
-        built += [one.weights_bytes for one in times.values() if one.kin == work.kin]
-        return Bytes(built[0], checkpoint_bytes(spec, built[0])) if built else None
+    def bytes(self, spec: RunSpec) -> Bytes | None:
+        """Return the disk that a run needs; None where no run of its kind has been built here.
 
-    def _related(self, spec: RunSpec, work: Work, size: Size | None, times: Mapping[str, Times]) -> Pace | None:
-        """Return the median pace of the same network under other losses and teachers."""
-        if spec.recipe is None:
-            return None
-        if pace := _measured(self._kin.get(work.kin, []), "related"):
-            return pace
-        kindred = [one for one in times.values() if one.kin == work.kin]
-        paces = [pace for one in kindred if size and (pace := _calibrated(spec, size, one, self.startup))]
-        return _pace([pace.seconds for pace in paces], MODEL["related"], "related") if paces else None
+        Of a finished run the checkpoint is taken as student and optimiser, without the criterion.
+        """
+        if times := self._times.get(kind(spec)):
+            return Bytes(times.weights_bytes, times.checkpoint_bytes)
+        built = [run.weights_bytes for run in self._runs if run.kind == kind(spec)]
+        values = 1 + STATES[spec.recipe.optimizer] if spec.recipe else 0
+        return Bytes(built[0], built[0] * values) if built else None
 
 
-def _measured(runs: list[Finished], source: Source) -> Pace | None:
-    """Return the pace of finished runs of a kind."""
-    trained = [run.seconds / run.epochs for run in runs if run.epochs and run.seconds > 0]
-    evaluated = [run.overhead for run in runs if not run.epochs and run.overhead]
-    seconds = trained or evaluated
-    return _pace(seconds, MODEL[source], source) if seconds else None
+def read_past(spec: RunSpec, results: Path) -> PastRun | None:
+    """Read what a run left below `results` (one scale's folder); None if it is unfinished or damaged.
+
+    A damaged record is no evidence; the tables, which read the same files, complain about it.
+    """
+    folder = results / "runs" / spec.name
+    try:
+        metrics = json.loads((folder / "metrics.json").read_bytes())
+        return PastRun(
+            kind=kind(spec),
+            device=str(json.loads((folder / "provenance.json").read_bytes())["device"]),
+            when=(folder / "metrics.json").stat().st_mtime,
+            epochs=int(metrics["epochs"]),
+            seconds=float(metrics["seconds"]),
+            overhead=_overhead(results / "benchmarks" / "runs" / f"{spec.name}.tsv", float(metrics["seconds"])),
+            weights_bytes=(folder / "weights.safetensors").stat().st_size,
+        )
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def epochs_done(spec: RunSpec, results: Path) -> int:
+    """Return how many epochs an interrupted run has behind it; without a checkpoint it begins anew."""
+    folder = results / "runs" / spec.name
+    if not (folder / "checkpoints" / "last.safetensors").exists():
+        return 0
+    try:
+        return len((folder / "history.jsonl").read_text().splitlines())
+    except OSError:
+        return 0
+
+
+def _overhead(benchmark: Path, seconds: float) -> float | None:
+    """Return the wall time of the job, as Snakemake measured it, less the training; None where it was resumed."""
+    try:
+        wall = float(benchmark.read_text().splitlines()[1].split("\t")[0])
+    except (OSError, IndexError, ValueError):
+        return None
+    return wall - seconds if wall > seconds else None
 
 
 def _calibrated(spec: RunSpec, size: Size, times: Times, startup: float) -> Pace | None:
@@ -128,11 +157,6 @@ def _calibrated(spec: RunSpec, size: Size, times: Times, startup: float) -> Pace
         return None
     training = size.train // spec.recipe.batch_size * times.step_seconds
     return Pace(training + evaluation, math.hypot(times.step_spread, MODEL["calibrated"]), "calibrated")
-
-
-def _pace(seconds: list[float], model: float, source: Source) -> Pace:
-    spread = statistics.stdev(map(math.log, seconds)) if len(seconds) > 1 else 0.0
-    return Pace(statistics.median(seconds), math.hypot(spread, model), source)
 
 
 def _suits(described: str, setting: str) -> bool:

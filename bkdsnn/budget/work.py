@@ -14,6 +14,7 @@ from bkdsnn.data.layout import OFFICIAL
 from bkdsnn.data.manifest import Manifest
 
 FREE = {"weight", "logits_weight", "tau", "blur_ratio"}  # options of terms that cost nothing
+IN_RECIPE = {"batch_size", "optimizer", "precision", "augment"}
 
 
 class Size(NamedTuple):
@@ -21,23 +22,6 @@ class Size(NamedTuple):
 
     train: int
     test: int
-
-
-class Work(NamedTuple):
-    """What runs have in common that go equally fast.
-
-    Runs of one `kind` do the same at every training step and for every test image, on the same data: seeds, weights of
-    losses, learning rates and numbers of epochs do not set them apart. Runs of one `kin` have the same network on the
-    same data, whatever their losses and teachers.
-    """
-
-    kind: str
-    kin: str
-
-    @classmethod
-    def of(cls, spec: RunSpec) -> Work:
-        """Return the work of a run."""
-        return cls(_kind(spec), _kin(spec))
 
 
 def size(dataset: Dataset, results: Path) -> Size | None:
@@ -53,31 +37,24 @@ def size(dataset: Dataset, results: Path) -> Size | None:
     return None
 
 
-_IN_RECIPE = {"batch_size", "optimizer", "precision", "augment"}
+def kind(spec: RunSpec) -> str:
+    """Name what runs share that do the same at every training step and for every test image, on the same data.
 
-
-def _kind(spec: RunSpec) -> str:
-    recipe = spec.recipe.model_dump(mode="json", include=_IN_RECIPE) if spec.recipe else None
-    if spec.recipe and recipe:
-        recipe["mix"] = spec.recipe.mix is not None
+    Seeds, weights of losses, learning rates and numbers of epochs do not set runs apart.
+    """
+    data = spec.dataset
+    recipe = spec.recipe.model_dump(mode="json", include=IN_RECIPE) if spec.recipe else {}
     told = {
-        **_seen(spec),
+        "data": [data.name, data.format, data.classes, data.image_size],
+        "network": _network(spec.network),
         "loss": spec.loss.method,
         "distill": [_structure(term) for term in spec.distill],
         "teacher": _network(spec.teacher.network) if spec.teacher else None,
         "recipe": recipe,
+        "mix": bool(spec.recipe and spec.recipe.mix),
     }
-    return f"{_prefix(spec)}-{spec.method}-t{spec.network.timesteps}-{_digest(told)}"
-
-
-def _kin(spec: RunSpec) -> str:
-    told = {**_seen(spec), "batch": spec.recipe.batch_size if spec.recipe else None}
-    return f"{_prefix(spec)}-t{spec.network.timesteps}-{_digest(told)}"
-
-
-def _seen(spec: RunSpec) -> dict[str, Any]:
-    data = spec.dataset
-    return {"data": [data.name, data.format, data.classes, data.image_size], "network": _network(spec.network)}
+    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:10]
+    return f"{data.name}-{spec.network.slug}-{spec.method}-t{spec.network.timesteps}-{digest}"
 
 
 def _network(network: Network) -> dict[str, Any]:
@@ -87,12 +64,3 @@ def _network(network: Network) -> dict[str, Any]:
 def _structure(term: Any) -> dict[str, Any]:
     blurred = getattr(term, "blur_ratio", None) is not None
     return {**term.model_dump(mode="json", exclude=FREE), "blurred": blurred}
-
-
-def _prefix(spec: RunSpec) -> str:
-    return f"{spec.dataset.name}-{spec.network.slug}"
-
-
-def _digest(told: dict[str, Any]) -> str:
-    text = json.dumps(told, sort_keys=True, separators=(",", ":"))
-    return hashlib.sha256(text.encode()).hexdigest()[:10]

@@ -88,7 +88,7 @@ def import_runs(options: argparse.Namespace) -> None:
 
 def calibrate(options: argparse.Namespace) -> None:
     """Time a few steps of every kind of run on this machine, for the budget of a dry run."""
-    from bkdsnn.budget.targets import runs_of
+    from bkdsnn.budget.quote import runs_of
 
     specs, recompute = runs_of(options.targets, options.scale, options.neurons), recomputes(options.recompute)
     from bkdsnn.budget.calibrate import calibrate as time_steps

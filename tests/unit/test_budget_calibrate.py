@@ -9,7 +9,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from bkdsnn import models
 from bkdsnn.budget.calibrate import LEAST, Marks, calibrate
 from bkdsnn.budget.calibration import Calibration
-from bkdsnn.budget.work import Work
+from bkdsnn.budget.work import kind
 from bkdsnn.config import paper
 from bkdsnn.core.progress import log
 from bkdsnn.machine import devices
@@ -32,9 +32,8 @@ def found(tmp_path_factory):
 
 @pytest.mark.parametrize("spec", [STUDENT, CLIPS], ids=["images", "recordings"])
 def test_steps_of_a_training_are_timed(found, spec):
-    times = found.times[Work.of(spec).kind]
+    times = found.times[kind(spec)]
     assert 0 < times.step_seconds < 60 and 0 < times.image_seconds < 60
-    assert times.kin == Work.of(spec).kin
     parameters = models.count_parameters(models.build(spec.network, spec.dataset))
     assert times.parameters == parameters and times.weights_bytes >= 4 * parameters
     assert times.checkpoint_bytes > 2 * 4 * parameters  # with the optimiser, and what is trained beside the student
@@ -58,7 +57,7 @@ def test_recomputation_is_timed_as_training_does_it(tmp_path):
 
 
 def test_a_conversion_has_no_training_steps(found):
-    times = found.times[Work.of(CONVERTED).kind]
+    times = found.times[kind(CONVERTED)]
     assert times.step_seconds is None and times.image_seconds > 0 and times.checkpoint_bytes == 0
 
 

@@ -1,0 +1,105 @@
+"""The budget of a call of the workflow: the runs behind its targets that are not finished. Free of torch.
+
+It needs the plan and the files that exist, and nothing of Snakemake's own.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+from collections.abc import Collection, Iterable, Mapping
+from pathlib import Path
+
+from bkdsnn.budget.budget_text import excess, summary
+from bkdsnn.budget.estimate import Budget, prepared, price
+from bkdsnn.budget.evidence import Evidence
+from bkdsnn.budget.work import kind
+from bkdsnn.config import RunSpec, catalogue, paper
+from bkdsnn.config import figure_plans as figures
+from bkdsnn.config.settings import Settings
+from bkdsnn.core.errors import UserError, unknown
+
+IN_PATH = re.compile(r"(?:runs|analyses)/(?P<run>[^/]+)/|(?P<target>(?:table|fig)\w+?)(?:-layers)?\.\w+$")
+
+
+def runs_of(
+    targets: Iterable[str], scale: str, neurons: paper.Preset, seeds: Collection[int] | None = None
+) -> dict[str, RunSpec]:
+    """Return the runs of tables and figures, ancestors too, by name; of all tables if none is named.
+
+    Without `seeds` they are those of one seed, the scale's first. Raises `UserError` for an unknown target or scale.
+    """
+    expansion = paper.Expansion(scale, neurons=neurons)
+    tables, known = catalogue.table_names(), {*catalogue.table_names(), *figures.figure_names()}
+    chosen = tuple(seeds or expansion.scale.seeds[:1])
+    runs: dict[str, RunSpec] = {}
+    for target in [*targets] or tables:
+        if target not in known:
+            raise unknown("target", target, known)
+        if target in tables:
+            runs |= expansion.plan(catalogue.load_table(target), chosen).runs()
+        else:
+            shown = figures.plan_figure(expansion, figures.load_figure(target), chosen).runs().values()
+            runs |= {run.name: run for spec in shown for run in spec.lineage()}
+    return runs
+
+
+def outstanding(
+    targets: Iterable[str], settings: Settings, runs: Mapping[str, RunSpec], results: Path
+) -> list[RunSpec]:
+    """Return the unfinished runs behind targets of the workflow; `runs` are all of the scale, by name.
+
+    A target is `all`, a table, a figure, or a file of a run, an analysis, a table or a figure. `results` is the folder
+    of the scale.
+    """
+    known = {*catalogue.table_names(), *figures.figure_names()}
+    named: dict[str, RunSpec] = {}
+    for target in [*targets] or ["all"]:
+        match = IN_PATH.search(target)
+        run = runs.get(match["run"] or "") if match else None
+        name = target if target in known else match and match["target"]
+        if target == "all":
+            named |= runs
+        elif run:
+            named |= {one.name: one for one in run.lineage()}
+        elif name in known:
+            seeds = settings.seeds or catalogue.load_scale(settings.scale).seeds
+            named |= runs_of([str(name)], settings.scale, settings.neurons, seeds)
+    return [spec for name, spec in named.items() if not (results / "runs" / name / "metrics.json").is_file()]
+
+
+def quote(
+    targets: Collection[str], settings: Settings, runs: Mapping[str, RunSpec], results: Path, at_once: int
+) -> tuple[list[str], str | None]:
+    """Return what a call would cost, in lines, and which cap that exceeds; `results` is the folder above the scales.
+
+    `at_once` is how many runs may go side by side. No lines where nothing is to be trained. Raises `UserError` for a
+    damaged calibration where a cap is set; without a cap it stops nobody.
+    """
+    folder = results / settings.scale
+    wanted = outstanding(targets, settings, runs, folder)
+    if not wanted:
+        return [], None
+    try:
+        evidence = Evidence.gather(
+            results, settings.scale, {kind(spec) for spec in wanted}, runs, settings.device.partition(":")[0]
+        )
+    except UserError as error:
+        if any(cap is not None for _, cap in settings.budget):
+            raise
+        return [f"budget: {error}"], None
+    priced = tuple(price(spec, evidence, folder) for spec in wanted)
+    free = shutil.disk_usage(results if results.exists() else results.parent).free
+    budget = Budget(priced, evidence.device, prepared(wanted, folder), free, max(1, min(at_once, len(wanted))))
+    step = _step(targets, settings, {run.spec.dataset.name for run in budget.unknown if run.size is None})
+    return summary(budget, step), excess(budget, settings.budget, step)
+
+
+def _step(targets: Iterable[str], settings: Settings, uncounted: Collection[str]) -> str:
+    """The commands that would tell the time of runs of which nothing is known; `uncounted` data come first."""
+    known = {*catalogue.table_names(), *figures.figure_names()}
+    preset = [] if settings.neurons == "reference" else ["--neurons", settings.neurons]
+    shown = sorted(target for target in targets if target in known)
+    words = ["python -m bkdsnn calibrate", *shown, "--scale", settings.scale, *preset]
+    counted = [f"`python -m bkdsnn data {name} --scale {settings.scale}`, then " for name in sorted(uncounted)]
+    return f"{''.join(counted)}`{' '.join(words)}`"
