@@ -5,6 +5,7 @@ tau temperature, lambda blur ratio, w_LD and w_BKD loss weights.
 """
 
 from bkdsnn.config.datasets import Augment, Dataset, Digits, Events, Interpolation, ResizedCrop, Simulated, View
+from bkdsnn.config.identity import Part
 from bkdsnn.config.losses import BKD, KDSNN, LD, TET, CrossEntropy, HardLD, LaSNN, TaskLoss, Term
 from bkdsnn.config.networks import (
     MetaSpikeformer,
@@ -19,7 +20,7 @@ from bkdsnn.config.networks import (
     Wide7B,
 )
 from bkdsnn.config.recipes import Mix, Recipe
-from bkdsnn.config.run_spec import RUN_NAME, VERSIONS, Pretrained, RunSpec
+from bkdsnn.config.run_spec import RUN_NAME, Pretrained, RunSpec
 from bkdsnn.config.strict import Strict
 
 __all__ = [
@@ -28,7 +29,6 @@ __all__ = [
     "LD",
     "RUN_NAME",
     "TET",
-    "VERSIONS",
     "Augment",
     "CrossEntropy",
     "Dataset",
@@ -41,6 +41,7 @@ __all__ = [
     "Mix",
     "Network",
     "Neuron",
+    "Part",
     "Pretrained",
     "Quantised",
     "Recipe",

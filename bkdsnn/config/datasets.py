@@ -6,12 +6,12 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from bkdsnn.config.strict import Strict
+from bkdsnn.config.identity import Part
 
 Interpolation = Literal["bilinear", "bicubic"]
 
 
-class Digits(Strict):
+class Digits(Part):
     """How embedded images are drawn from scikit-learn's handwritten digits (real scans, 8 x 8, 1,797 of them)."""
 
     digits: Literal[1, 2] = 1
@@ -22,7 +22,7 @@ class Digits(Strict):
     shift: int = Field(default=0, ge=0, description="largest displacement of a digit, pixels")
 
 
-class Simulated(Strict):
+class Simulated(Part):
     """How embedded events are made: scikit-learn's digits move on a closed path before a simulated sensor."""
 
     train: int = Field(gt=0, description="recordings")
@@ -32,7 +32,7 @@ class Simulated(Strict):
     noise: float = Field(default=0.0, ge=0, description="events per pixel and second that nothing caused")
 
 
-class Events(Strict):
+class Events(Part):
     """Recordings of an event camera, each integrated to T frames of two channels: OFF and ON events counted by pixel.
 
     Where the sensor is larger than `image_size`, addresses are scaled down, height and width alike; a smaller map is
@@ -47,7 +47,7 @@ class Events(Strict):
     simulated: Simulated | None = None
 
 
-class Dataset(Strict):
+class Dataset(Part):
     """Labelled images of one size, or labelled recordings of events whose frames have one size.
 
     `label`, `page` and `folder` do not enter the identity.
@@ -86,14 +86,14 @@ class Dataset(Strict):
         return self
 
 
-class View(Strict):
+class View(Part):
     """How a test image is cut out of a file: shorter edge scaled to image_size / crop, then the centre."""
 
     crop: float = Field(default=0.875, gt=0, le=1)
     interpolation: Interpolation = "bilinear"
 
 
-class ResizedCrop(Strict):
+class ResizedCrop(Part):
     """RandomResizedCrop (Szegedy et al., 2015): area as a share of the image's, aspect ratio width / height."""
 
     scale: tuple[float, float] = (0.08, 1.0)
@@ -109,7 +109,7 @@ class ResizedCrop(Strict):
         return self
 
 
-class Augment(Strict):
+class Augment(Part):
     """Training-time augmentation, applied in the order of the fields; validation never uses it."""
 
     crop_padding: int = Field(default=0, ge=0, description="random crop after zero padding by so many pixels")

@@ -6,16 +6,16 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from bkdsnn.config.strict import Strict
+from bkdsnn.config.identity import Part
 
 
-class CrossEntropy(Strict):
+class CrossEntropy(Part):
     """Cross-entropy of the time-averaged logits (Eq. 6, first term)."""
 
     method: Literal["ce"] = "ce"
 
 
-class TET(Strict):
+class TET(Part):
     """Temporal efficient training: (1 - mse_weight) mean_t CE(y_t) + mse_weight mean_t MSE(y_t, target)."""
 
     method: Literal["tet"] = "tet"
@@ -23,7 +23,7 @@ class TET(Strict):
     target: float = 1.0
 
 
-class LD(Strict):
+class LD(Part):
     """Logits distillation, Eqs. 7-8; `focal` adds the weighting that the published code applies."""
 
     method: Literal["ld"] = "ld"
@@ -32,14 +32,14 @@ class LD(Strict):
     focal: bool = False
 
 
-class HardLD(Strict):
+class HardLD(Part):
     """Cross-entropy of a second head with the teacher's decision (DeiT, Touvron et al., 2021)."""
 
     method: Literal["hard-ld"] = "hard-ld"
     weight: float = Field(default=1.0, ge=0)
 
 
-class BKD(Strict):
+class BKD(Part):
     """Blurred knowledge distillation, Eqs. 2-5.
 
     `target` is the teacher's map, or the vector before its last layer, to which the restored map's mean is compared
@@ -64,7 +64,7 @@ class BKD(Strict):
         return self
 
 
-class LayerWise(Strict):
+class LayerWise(Part):
     """Options of the methods that compare features layer by layer.
 
     `blur_ratio` puts L_BKD with that lambda in the place of the method's own comparison (table 4c).

@@ -11,13 +11,13 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from bkdsnn.config.datasets import Interpolation, View
-from bkdsnn.config.strict import Strict
+from bkdsnn.config.identity import Part
 
 Count = Annotated[int, Field(gt=0)]
 AnyCount = Annotated[int, Field(ge=0)]
 
 
-class Neuron(Strict):
+class Neuron(Part):
     """A spiking neuron: charge, fire (H >= v_threshold), reset.
 
     `if`: H = V + x. `lif`: H = V + (x - (V - v_reset)) / tau with `decay_input`, else H = V - (V - v_reset) / tau + x.
@@ -36,14 +36,14 @@ class Neuron(Strict):
     alpha: float = Field(gt=0, description="steepness (atan, sigmoid) or width (rectangle) of the surrogate")
 
 
-class Quantised(Strict):
+class Quantised(Part):
     """QCFS activation: clip(floor(x L / theta + 1/2) / L, 0, 1) theta, theta learned per layer."""
 
     levels: int = Field(gt=0, description="L")
     init: float = Field(default=8.0, gt=0, description="theta before training")
 
 
-class Architecture(Strict):
+class Architecture(Part):
     """What all families share; `takes` are the kinds of data that a family can be shown."""
 
     takes: ClassVar[frozenset[str]] = frozenset({"images"})

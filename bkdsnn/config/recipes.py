@@ -7,10 +7,10 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from bkdsnn.config.datasets import Augment
-from bkdsnn.config.strict import Strict
+from bkdsnn.config.identity import Part
 
 
-class Mix(Strict):
+class Mix(Part):
     """Mixing two images and their labels: mixup and cutmix as timm does them, one draw a batch."""
 
     mixup: float = Field(default=0.0, ge=0, description="alpha of mixup's Beta distribution; 0: no mixup")
@@ -26,7 +26,7 @@ class Mix(Strict):
         return self
 
 
-class Recipe(Strict):
+class Recipe(Part):
     """How a network is trained.
 
     The learning rate is stepped per epoch, as timm's cosine schedule does it: over the first `warmup_epochs` linear
@@ -35,6 +35,8 @@ class Recipe(Strict):
 
     `batch_size` is that of all `processes` together. With one process, or norms synchronised over all, what is computed
     does not depend on their number but for rounding; otherwise each normalises by its own rows.
+
+    Its `version` is that of the training loop, too.
     """
 
     epochs: int = Field(gt=0)
@@ -50,12 +52,8 @@ class Recipe(Strict):
     cooldown_epochs: int = Field(default=0, ge=0)
     label_smoothing: float = Field(default=0.0, ge=0, lt=1)
     mix: Mix | None = None
-    processes: int = Field(
-        default=1, ge=1, exclude_if=lambda count: count == 1, description="GPUs that share each batch, a process each"
-    )
-    sync_batch_norm: bool = Field(
-        default=False, exclude_if=lambda on: not on, description="statistics of batch norms over all processes' rows"
-    )
+    processes: int = Field(default=1, ge=1, description="GPUs that share each batch, a process each")
+    sync_batch_norm: bool = Field(default=False, description="statistics of batch norms over all processes' rows")
     precision: Literal["fp32", "fp16", "bf16"] = Field(default="fp32", description="autocast type where there is a GPU")
     augment: Augment = Augment()
     source: str = Field(default="", exclude=True, description="where the values come from")

@@ -1,4 +1,4 @@
-"""One run as a frozen, validated, canonical description; the SHA-256 of its canonical JSON is its identity."""
+"""One run as a frozen, validated, canonical description; its identity's SHA-256 is its name."""
 
 from __future__ import annotations
 
@@ -8,19 +8,16 @@ import re
 from collections.abc import Mapping
 from typing import Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ModelWrapValidatorHandler, computed_field, field_validator, model_validator
 
 from bkdsnn.config.datasets import Dataset
+from bkdsnn.config.identity import Part
 from bkdsnn.config.losses import BKD, CrossEntropy, TaskLoss, Term
 from bkdsnn.config.networks import MetaSpikeformer, Network, Wide7B
 from bkdsnn.config.recipes import Recipe
-from bkdsnn.config.strict import Strict
-
-# Raise a number by hand when the meaning of that part changes: runs made before it then count as other runs.
-VERSIONS = {"data": 1, "model": 1, "method": 1, "trainer": 1}
 
 
-class Pretrained(Strict):
+class Pretrained(Part):
     """Published weights by name; the identity holds their checksum, never where they lie."""
 
     name: str
@@ -36,12 +33,12 @@ class Pretrained(Strict):
         return self.name.replace("/", "-")
 
 
-class RunSpec(Strict):
+class RunSpec(Part):
     """One training, conversion or evaluation.
 
     `source` gives the weights to begin with: another run, or published weights. With a `recipe` they are fine-tuned;
     without one they are only evaluated, which is also how a conversion runs (a `qcfs-snn` network whose source is a
-    `qcfs` network).
+    `qcfs` network). The `version` of this class covers what every run goes through: random streams and evaluation.
     """
 
     dataset: Dataset
@@ -52,7 +49,6 @@ class RunSpec(Strict):
     source: RunSpec | Pretrained | None = None
     recipe: Recipe | None
     seed: int = Field(ge=0)
-    versions: dict[str, int] = Field(default_factory=lambda: dict(VERSIONS))
 
     @field_validator("distill", mode="before")
     @classmethod
@@ -60,6 +56,16 @@ class RunSpec(Strict):
         if isinstance(value, Mapping):
             return tuple({"method": name, **(options or {})} for name, options in sorted(value.items()))
         return value
+
+    @model_validator(mode="wrap")
+    @classmethod
+    def _of_these_versions(cls, value: Any, validate: ModelWrapValidatorHandler[RunSpec]) -> RunSpec:
+        """Refuse a description that was written when a part in it had another version."""
+        stated = value.get("versions") if isinstance(value, Mapping) else None
+        spec = validate({key: value[key] for key in value if key != "versions"} if stated is not None else value)
+        if stated not in (None, spec.versions):
+            raise ValueError(f"'versions' of the run's parts are {stated}, but in this code {spec.versions}")
+        return spec
 
     @model_validator(mode="after")
     def _consistent(self) -> RunSpec:
@@ -106,14 +112,20 @@ class RunSpec(Strict):
         if self.recipe and self.source.network.form != self.network.form:
             raise ValueError(f"'source' has form '{self.source.network.form}', fine-tuned is '{self.network.form}'")
 
+    @computed_field  # type: ignore[prop-decorator]
+    @property
+    def versions(self) -> dict[str, int]:
+        """Versions above 1 of the parts that the run and its ancestors use."""
+        return self.raised()
+
     def canonical(self) -> str:
-        """Return the canonical JSON: defaults filled in, keys sorted, no spaces."""
-        return json.dumps(self.model_dump(mode="json"), sort_keys=True, separators=(",", ":"))
+        """Return the whole description as JSON: defaults filled in, keys sorted, no spaces."""
+        return _json(self.model_dump(mode="json"))
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the canonical JSON."""
-        return hashlib.sha256(self.canonical().encode()).hexdigest()
+        """SHA-256 of the identity as JSON; it outlives new fields, which the whole description does not."""
+        return hashlib.sha256(_json(self.identity()).encode()).hexdigest()
 
     @property
     def name(self) -> str:
@@ -146,3 +158,7 @@ class RunSpec(Strict):
 
 
 RUN_NAME = re.compile(r"^(?P<prefix>[a-z0-9-]+)-s(?P<seed>\d+)-(?P<digest>[0-9a-f]{10})$")
+
+
+def _json(content: dict[str, Any]) -> str:
+    return json.dumps(content, sort_keys=True, separators=(",", ":"))

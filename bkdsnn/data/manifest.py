@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from pydantic import ValidationError
 
-from bkdsnn.config import VERSIONS, Dataset, Strict
+from bkdsnn.config import Dataset, Strict
 from bkdsnn.core import files
 from bkdsnn.core.errors import UserError, explain
 
@@ -46,8 +46,8 @@ class Manifest(Strict):
     classes: int
     files: list[FileRecord]
     root: str | None
-    dataset: dict[str, Any]
-    version: int
+    dataset: Dataset
+    versions: dict[str, int]
 
     @classmethod
     def of(cls, dataset: Dataset, found: Found, root: Path | None) -> Manifest:
@@ -58,8 +58,8 @@ class Manifest(Strict):
             embedded=dataset.embedded,
             classes=dataset.classes,
             root=None if root is None else str(root.resolve()),
-            dataset=dataset.model_dump(mode="json"),
-            version=VERSIONS["data"],
+            dataset=dataset,
+            versions=dataset.raised(),
             **found._asdict(),
         )
 
@@ -71,7 +71,8 @@ class Manifest(Strict):
         try:
             manifest = cls.model_validate_json(path.read_bytes())
         except ValidationError as error:
-            raise explain(error, cls, f"data manifest {path}") from error
+            again = "delete the manifest and run the workflow again"
+            raise UserError(f"{explain(error, cls, f'data manifest {path}')}; {again}") from error
         manifest._check_belongs(path, dataset)
         return manifest
 
@@ -92,13 +93,13 @@ class Manifest(Strict):
                 )
 
     def _check_belongs(self, path: Path, dataset: Dataset) -> None:
-        mine = {**self.dataset, "version": self.version}
-        wanted = {**dataset.model_dump(mode="json"), "version": VERSIONS["data"]}
-        for key in sorted({*mine, *wanted}):
-            if mine.get(key) != wanted.get(key):
+        mine = {**self.dataset.model_dump(mode="json"), "versions": self.versions}
+        wanted = {**dataset.model_dump(mode="json"), "versions": dataset.raised()}
+        for key in sorted(wanted):
+            if mine[key] != wanted[key]:
                 raise UserError(
-                    f"data manifest {path}: '{key}' is {mine.get(key)!r}, but this run's dataset '{dataset.name}' "
-                    f"has {wanted.get(key)!r}; delete the manifest and run the workflow again"
+                    f"data manifest {path}: '{key}' is {mine[key]!r}, but this run's dataset '{dataset.name}' "
+                    f"has {wanted[key]!r}; delete the manifest and run the workflow again"
                 )
 
 

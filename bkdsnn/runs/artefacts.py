@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from bkdsnn.config import RunSpec
 from bkdsnn.core import files
-from bkdsnn.core.errors import UserError
+from bkdsnn.core.errors import UserError, explain
 
 SEALED = ("weights.safetensors", "predictions.npz", "history.jsonl", "spec.json")
 ARTEFACTS = (*SEALED, "provenance.json", "metrics.json")  # the last is written last
@@ -90,8 +91,12 @@ def expect_data(results: Path, spec: RunSpec, digest: str, folder: Path) -> None
 
 
 def _digest(path: Path) -> str:
-    """SHA-256 of the canonical form of the spec in a file."""
-    return hashlib.sha256(json.dumps(_json(path), sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    """The digest of the spec in a file."""
+    content = _json(path)
+    try:
+        return RunSpec.model_validate(content).digest
+    except ValidationError as error:
+        raise UserError(f"{explain(error, RunSpec, str(path))}; {AGAIN}") from error
 
 
 def _stated(path: Path) -> object:

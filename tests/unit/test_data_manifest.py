@@ -10,7 +10,6 @@ import pytest
 import torch
 import yaml
 
-from bkdsnn import config
 from bkdsnn.config import Augment, Dataset, Digits, ResizedCrop
 from bkdsnn.core.errors import UserError
 from bkdsnn.data import open_data, prepare
@@ -119,8 +118,10 @@ def test_a_manifest_of_another_spec_is_refused_and_the_key_named(change, key, tm
 
 def test_a_manifest_of_an_older_data_version_is_refused(tmp_path, monkeypatch):
     prepare(EMBEDDED, None, tmp_path / "m.json")
-    monkeypatch.setitem(config.VERSIONS, "data", 999)
-    with pytest.raises(UserError, match="'version' is 1, but this run's dataset 'tiny' has 999"):
+    monkeypatch.setattr(Dataset, "version", 999)
+    with pytest.raises(
+        UserError, match=r"'versions' is {}, but this run's dataset 'tiny' has {'Dataset.version': 999}"
+    ):
         _open(EMBEDDED, tmp_path / "m.json")
 
 

@@ -1,7 +1,7 @@
 """Every loss against an oracle: its equation in NumPy loops, float64; gradients by central differences.
 
 The golden values notice a change of meaning that a test and its oracle would share. After an intended change:
-`BKDSNN_GOLDEN=write pytest tests/unit/test_distill_losses.py -k golden`, and raise `VERSIONS["method"]`.
+`BKDSNN_GOLDEN=write pytest tests/unit/test_distill_losses.py -k golden`, and raise the `version` of its options.
 """
 
 import json

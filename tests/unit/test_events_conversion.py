@@ -12,7 +12,6 @@ import numpy as np
 import pytest
 from recordings_example import GESTURE, NMNIST, TEST, TINY, TRAIN, alter, gestures, prepared, recording, state
 
-from bkdsnn import config
 from bkdsnn.config import Dataset
 from bkdsnn.core import files, progress
 from bkdsnn.core.errors import UserError
@@ -108,9 +107,9 @@ def test_frames_made_by_other_settings_are_refused_and_made_again(manifest, chan
 
 def test_frames_of_an_older_data_version_are_refused(manifest, monkeypatch):
     frames.convert(TINY, manifest, 4)
-    monkeypatch.setitem(config.VERSIONS, "data", 999)
-    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "version": 999}))
-    with pytest.raises(UserError, match="'version' is 1, but this run needs 999"):
+    monkeypatch.setattr(Dataset, "version", 999)
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "versions": TINY.raised()}))
+    with pytest.raises(UserError, match=r"'versions' is {}, but this run needs {'Dataset.version': 999}"):
         frames.load(TINY, manifest, 4)
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 import numpy as np
 from pydantic import ValidationError
 
-from bkdsnn.config import VERSIONS, Dataset, Events, Strict
+from bkdsnn.config import Dataset, Events, Strict
 from bkdsnn.core import files
 from bkdsnn.core.errors import UserError, explain
 from bkdsnn.core.progress import log
@@ -71,7 +71,7 @@ class FrameSettings(Strict):
     """Everything that frames depend on; `source` is the digest of the recordings, `side` in pixels."""
 
     source: str
-    version: int
+    versions: dict[str, int]
     timesteps: int
     side: int
     events: Events
@@ -82,7 +82,7 @@ class FrameSettings(Strict):
         assert dataset.events  # held by the validator of `Dataset`
         return cls(
             source=source.digest,
-            version=VERSIONS["data"],
+            versions=dataset.raised(),
             timesteps=timesteps,
             side=dataset.image_size,
             events=dataset.events,
@@ -107,7 +107,7 @@ class Record(Strict):
         try:
             record = cls.model_validate_json(path.read_bytes())
         except ValidationError as error:
-            raise explain(error, cls, f"record of frames {path}") from error
+            raise UserError(f"{explain(error, cls, f'record of frames {path}')}; {_AGAIN}") from error
         for key, wanted in settings:
             if (found := getattr(record.settings, key)) != wanted:
                 raise UserError(f"{path}: '{key}' is {found!r}, but this run needs {wanted!r}; {_AGAIN}")
