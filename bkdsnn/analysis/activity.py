@@ -12,7 +12,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from bkdsnn import models
 from bkdsnn.analysis.activity_records import Activity, Feature, activity_path
 from bkdsnn.analysis.counts import Tally, counting
 from bkdsnn.config import RunSpec
@@ -21,9 +20,8 @@ from bkdsnn.core.errors import UserError
 from bkdsnn.core.progress import EVERY, duration, log
 from bkdsnn.data.loader import Loader
 from bkdsnn.models import Network
-from bkdsnn.runs import checkpoint
-from bkdsnn.runs.records import Finished, finished
-from bkdsnn.runs.run_folder import RunFolder
+from bkdsnn.models.finished import finished_network
+from bkdsnn.runs.records import Finished, expect_finished
 from bkdsnn.training.execute import open_loader
 
 TOLERANCE = (0.5, 2)  # percentage points or images, whichever is more, by which another device may round otherwise
@@ -35,15 +33,11 @@ def analyse(spec: RunSpec, results: Path, device: torch.device) -> Path:
     Raises `UserError` for an unfinished run, for other data than it saw, and for a network that is not as accurate as
     its metrics say.
     """
-    run = finished(spec, results)
-    if run is None:
-        raise UserError(f"run {spec.name} is not finished; make it with `python -m bkdsnn train {spec.name}`")
-    weights = RunFolder(results / "runs", spec).weights()
-    network = models.build(spec.network, spec.dataset)
-    checkpoint.load_weights(network, weights, str(run.folder / "weights.safetensors"))
+    run = expect_finished(spec, results)
+    network = finished_network(spec, run.folder, device)
     loader = open_loader(spec, results, device)
     _expect_data(run, loader)
-    activity = measure(spec, network.to(device), loader)
+    activity = count_activity(spec, network, loader)
     _expect_accuracy(run, activity)
     path = activity_path(spec.name, results)
     files.write_text(path, activity.model_dump_json(indent=1) + "\n")
@@ -52,7 +46,7 @@ def analyse(spec: RunSpec, results: Path, device: torch.device) -> Path:
 
 
 @torch.inference_mode()
-def measure(spec: RunSpec, network: Network, loader: Loader) -> Activity:
+def count_activity(spec: RunSpec, network: Network, loader: Loader) -> Activity:
     """Return what is counted while `network` classifies the test set once."""
     network.eval()
     tap = network.taps[-1]

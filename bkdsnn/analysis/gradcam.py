@@ -13,7 +13,6 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from bkdsnn import models
 from bkdsnn.analysis.activity import TOLERANCE
 from bkdsnn.analysis.cams import Cams, Views
 from bkdsnn.analysis.likeness import Likeness
@@ -23,9 +22,8 @@ from bkdsnn.config.figure_plans import FigurePlan, PanelPlan
 from bkdsnn.core.errors import UserError
 from bkdsnn.core.progress import EVERY, duration, log
 from bkdsnn.data.loader import Loader
-from bkdsnn.runs import checkpoint
-from bkdsnn.runs.records import Finished, finished
-from bkdsnn.runs.run_folder import RunFolder
+from bkdsnn.models.finished import finished_network
+from bkdsnn.runs.records import Finished, expect_finished
 from bkdsnn.training.execute import open_loader
 
 
@@ -38,7 +36,7 @@ def analyse(plan: FigurePlan, results: Path, device: torch.device) -> None:
         UserError: a run is not finished, its data are not there, it classifies otherwise than its metrics say, or its
             maps cannot be compared with the teacher's.
     """
-    runs = {name: _finished(spec, results) for name, spec in plan.runs().items()}
+    runs = {name: expect_finished(spec, results) for name, spec in plan.runs().items()}
     shown, methods = [], []
     for panel in plan.panels:
         gallery, sights = _panel(plan, panel, [runs[curve.runs[0].name] for curve in panel.curves], results, device)
@@ -52,13 +50,11 @@ def analyse(plan: FigurePlan, results: Path, device: torch.device) -> None:
 class Sight:
     """One network of a panel, with what is gathered of its maps over the test set."""
 
-    def __init__(self, run: Finished, taps: str, results: Path, device: torch.device) -> None:
+    def __init__(self, run: Finished, taps: str, device: torch.device) -> None:
         self.run, spec = run, run.spec
-        network = models.build(spec.network, spec.dataset)
-        weights = RunFolder(results / "runs", spec).weights()
-        checkpoint.load_weights(network, weights, str(run.folder / "weights.safetensors"))
+        network = finished_network(spec, run.folder, device)
         self.taps = network.taps if taps == "all" else network.taps[-1:]
-        self.cams = Cams(network.to(device), self.taps, spec.network.timesteps)
+        self.cams = Cams(network, self.taps, spec.network.timesteps)
         self.likeness = Likeness()
         self.empty, self.silent = np.zeros(len(self.taps)), np.zeros(len(self.taps))
         self.seen = self.right = 0
@@ -134,7 +130,7 @@ def _panel(
     """Pass the test set through all networks of a panel, batch by batch, as its last curve, a student, sees it."""
     where = f"{plan.figure.name}, {panel.title}"
     loader = _open(where, runs, plan.figure.images, results, device)
-    sights = [Sight(run, plan.figure.taps, results, device) for run in runs]
+    sights = [Sight(run, plan.figure.taps, device) for run in runs]
     _expect_depth(where, sights)
     teacher, *students = sights
     gallery = Gallery(plan.figure.images)
@@ -154,13 +150,6 @@ def _panel(
 
 def _picked(views: Views, rows: list[int]) -> Views:
     return Views._make(part[rows] for part in views)
-
-
-def _finished(spec: RunSpec, results: Path) -> Finished:
-    run = finished(spec, results)
-    if run is None:
-        raise UserError(f"run {spec.name} is not finished; make it with `python -m bkdsnn train {spec.name}`")
-    return run
 
 
 def _open(where: str, runs: Sequence[Finished], images: Sequence[int], results: Path, device: torch.device) -> Loader:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import itertools
 import logging
 import math
@@ -28,7 +27,7 @@ from bkdsnn.core.progress import log
 from bkdsnn.data.loader import Batch, Loader
 from bkdsnn.machine import devices
 from bkdsnn.runs import checkpoint
-from bkdsnn.runs.provenance import PACKAGES
+from bkdsnn.runs.provenance import packages
 from bkdsnn.runs.run_folder import RunFolder
 from bkdsnn.runs.slices import Slice
 from bkdsnn.training.evaluate import evaluate
@@ -51,14 +50,14 @@ def calibrate(
     found = Calibration(
         device=devices.describe(device),
         date=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        versions={name: importlib.metadata.version(name) for name in PACKAGES},
+        versions=packages(),
         startup_seconds=startup(next(iter(kinds.values())), scale, device),
         times={},
     )
     path = None
     for number, (work, spec) in enumerate(kinds.items(), 1):
         try:
-            times = measure(spec, work, device, seconds, recompute)
+            times = time_work(spec, work, device, seconds, recompute)
         except torch.cuda.OutOfMemoryError:
             log.warning("%d of %d: %s does not fit into the memory of this GPU", number, len(kinds), work.kind)
             continue
@@ -69,7 +68,7 @@ def calibrate(
     return path
 
 
-def measure(spec: RunSpec, work: Work, device: torch.device, seconds: float, recompute: bool = False) -> Times:
+def time_work(spec: RunSpec, work: Work, device: torch.device, seconds: float, recompute: bool = False) -> Times:
     """Time the steps of one run, those of `train` itself with the recipe's batch size; it learns next to nothing."""
     loader = RandomLoader(spec, device, seconds)
     with tempfile.TemporaryDirectory() as place:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal, NamedTuple
 
 from bkdsnn.budget.calibration import Calibration, Times, folder, is_cpu
-from bkdsnn.budget.past_runs import Finished, checkpoint_bytes, read_finished
+from bkdsnn.budget.past_runs import PastRun, checkpoint_bytes, read_finished
 from bkdsnn.budget.work import Size, Work
 from bkdsnn.config import RunSpec
 
@@ -43,16 +43,14 @@ class Evidence:
     `device` is the setting: `auto`, or one that confines the evidence to CPUs or to GPUs.
     """
 
-    def __init__(
-        self, calibrations: Iterable[tuple[float, Calibration]], runs: Iterable[Finished], device: str
-    ) -> None:
+    def __init__(self, calibrations: Iterable[tuple[float, Calibration]], runs: Iterable[PastRun], device: str) -> None:
         suited = [(when, one) for when, one in calibrations if _suits(one.device, device)]
         self.calibration = max(suited, key=lambda pair: pair[0])[1] if suited else None
         finished = [run for run in runs if _suits(run.device, device)]
         newest = max(finished, key=lambda run: run.when).device if finished else None
         self.device = self.calibration.device if self.calibration else newest
-        self._runs: dict[str, list[Finished]] = {}
-        self._kin: dict[str, list[Finished]] = {}
+        self._runs: dict[str, list[PastRun]] = {}
+        self._kin: dict[str, list[PastRun]] = {}
         for run in (run for run in finished if run.device == self.device):
             self._runs.setdefault(run.work.kind, []).append(run)
             self._kin.setdefault(run.work.kin, []).append(run)
@@ -111,7 +109,7 @@ class Evidence:
         return _pace([pace.seconds for pace in paces], MODEL["related"], "related") if paces else None
 
 
-def _measured(runs: list[Finished], source: Source) -> Pace | None:
+def _measured(runs: list[PastRun], source: Source) -> Pace | None:
     """Return the pace of finished runs of a kind."""
     trained = [run.seconds / run.epochs for run in runs if run.epochs and run.seconds > 0]
     evaluated = [run.overhead for run in runs if not run.epochs and run.overhead]

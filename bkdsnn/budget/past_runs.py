@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import NamedTuple
 
 from bkdsnn.budget.work import Work
 from bkdsnn.config import RunSpec
+from bkdsnn.core.errors import UserError
+from bkdsnn.runs import schema
+from bkdsnn.runs.schema import Metrics, Provenance
 
 STATES = {"sgd": 1, "adam": 2, "adamw": 2, "lamb": 2}  # values that an optimiser keeps per parameter
 
 
-class Finished(NamedTuple):
+class PastRun(NamedTuple):
     """One finished run. `overhead` is what its process took beyond training, seconds; None where that is not known."""
 
     spec: RunSpec
@@ -25,26 +27,25 @@ class Finished(NamedTuple):
     weights_bytes: int
 
 
-def read_finished(name: str, spec: RunSpec, work: Work, results: Path) -> Finished | None:
+def read_finished(name: str, spec: RunSpec, work: Work, results: Path) -> PastRun | None:
     """Read what the run of that name left below `results` (one scale's folder); None if it is unfinished or damaged.
 
     A damaged record is no evidence; the tables, which read the same files, complain about it.
     """
     folder = results / "runs" / name
     try:
-        metrics = json.loads((folder / "metrics.json").read_bytes())
-        seconds, epochs = float(metrics["seconds"]), int(metrics["epochs"])
-        return Finished(
+        metrics = schema.read(Metrics, folder / "metrics.json")
+        return PastRun(
             spec=spec,
             work=work,
-            device=str(json.loads((folder / "provenance.json").read_bytes())["device"]),
+            device=schema.read(Provenance, folder / "provenance.json").device,
             when=(folder / "metrics.json").stat().st_mtime,
-            epochs=epochs,
-            seconds=seconds,
-            overhead=_overhead(results / "benchmarks" / "runs" / f"{name}.tsv", seconds),
+            epochs=metrics.epochs,
+            seconds=metrics.seconds,
+            overhead=_overhead(results / "benchmarks" / "runs" / f"{name}.tsv", metrics.seconds),
             weights_bytes=(folder / "weights.safetensors").stat().st_size,
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, UserError):
         return None
 
 

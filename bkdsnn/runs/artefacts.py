@@ -11,10 +11,10 @@ from typing import Any
 from bkdsnn.config import RunSpec
 from bkdsnn.core import files
 from bkdsnn.core.errors import UserError
+from bkdsnn.runs.schema import AGAIN
 
 SEALED = ("weights.safetensors", "predictions.npz", "history.jsonl", "spec.json")
 ARTEFACTS = (*SEALED, "provenance.json", "metrics.json")  # the last is written last
-AGAIN = "remove that folder and make the run again"
 
 
 def seal(folder: Path) -> dict[str, str]:

@@ -70,10 +70,9 @@ def trace(spec: RunSpec, results: Path, device: torch.device) -> Trace:
     Raises `UserError` for a run without a recipe, an unfinished one, and an unfinished teacher.
     """
     folder = RunFolder(results / "runs", spec)
-    weights = folder.weights()
     teacher = load_teacher(spec, folder, device)
     student, criterion = build(spec, teacher, device)
-    checkpoint.load_weights(student, weights, str(folder.path / "weights.safetensors"))
+    checkpoint.load_run(student, spec, folder.path)
     batch = first_batch(spec, results, device)
     student.train()
     bkd = criterion.methods["bkd"]
