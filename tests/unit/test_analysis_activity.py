@@ -13,8 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from bkdsnn import cli, models
-from bkdsnn.analysis import activity as analysis
-from bkdsnn.analysis import energy
+from bkdsnn.analysis import energy, test_set
 from bkdsnn.analysis.activity import analyse, count_activity
 from bkdsnn.analysis.activity_records import activity_path, read_activity
 from bkdsnn.analysis.counts import counting
@@ -330,7 +329,7 @@ def test_other_data_than_the_run_saw_are_refused(results, finished):
 
 def test_a_long_analysis_says_how_far_it_is(results, monkeypatch, caplog):
     spec, network, _ = opened("sew", results)
-    monkeypatch.setattr(analysis, "EVERY", 0.0)
+    monkeypatch.setattr(test_set, "EVERY", 0.0)
     spec = spec.model_copy(update={"recipe": spec.recipe.model_copy(update={"batch_size": 5})})
     with caplog.at_level("INFO", logger=progress.log.name):
         count_activity(spec, network, open_loader(spec, results, CPU))

@@ -1,6 +1,7 @@
 """Training end to end on tens of embedded images: artefacts, exact resume, guards."""
 
 import contextlib
+import importlib.metadata
 import json
 import os
 import random
@@ -92,7 +93,10 @@ def test_a_run_leaves_what_the_contract_names(results):
     assert all(0 < record["evaluation_seconds"] < record["seconds"] for record in history)
     assert metrics["seconds"] == sum(record["seconds"] for record in history)
     about = json.loads((path / "provenance.json").read_text())
-    assert about["packages"]["torch"] == torch.__version__ and about["threads"] == torch.get_num_threads()
+    assert (
+        about["packages"]["torch"] == importlib.metadata.version("torch")
+        and about["threads"] == torch.get_num_threads()
+    )
     assert len(about["attempts"]) == 1 and about["neurons"] in (["native"], ["loop"])
     assert about["peak_memory_mb"] == max(record["peak_memory_mb"] for record in history)
 
