@@ -5,28 +5,22 @@ Shapes: T time-steps, B images, C channels, h w pixels.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
-from bkdsnn import models
 from bkdsnn.analysis.activity_records import Activity, Feature, activity_path
 from bkdsnn.analysis.counts import Tally, counting
+from bkdsnn.analysis.test_set import expect_accuracy, reported
 from bkdsnn.config import RunSpec
 from bkdsnn.core import files
 from bkdsnn.core.errors import UserError
-from bkdsnn.core.progress import EVERY, duration, log
+from bkdsnn.core.progress import log
 from bkdsnn.data.loader import Loader
 from bkdsnn.models import Network
-from bkdsnn.runs import checkpoint
-from bkdsnn.runs.records import Finished, finished
-from bkdsnn.runs.run_folder import RunFolder
+from bkdsnn.models.finished import finished_network
+from bkdsnn.runs.records import Finished, expect_finished
 from bkdsnn.training.execute import open_loader
-
-TOLERANCE = (0.5, 2)  # percentage points or images, whichever is more, by which another device may round otherwise
 
 
 def analyse(spec: RunSpec, results: Path, device: torch.device) -> Path:
@@ -35,16 +29,12 @@ def analyse(spec: RunSpec, results: Path, device: torch.device) -> Path:
     Raises `UserError` for an unfinished run, for other data than it saw, and for a network that is not as accurate as
     its metrics say.
     """
-    run = finished(spec, results)
-    if run is None:
-        raise UserError(f"run {spec.name} is not finished; make it with `python -m bkdsnn train {spec.name}`")
-    weights = RunFolder(results / "runs", spec).weights()
-    network = models.build(spec.network, spec.dataset)
-    checkpoint.load_weights(network, weights, str(run.folder / "weights.safetensors"))
+    run = expect_finished(spec, results)
+    network = finished_network(spec, run.folder, device)
     loader = open_loader(spec, results, device)
     _expect_data(run, loader)
-    activity = measure(spec, network.to(device), loader)
-    _expect_accuracy(run, activity)
+    activity = count_activity(spec, network, loader)
+    expect_accuracy(run, activity.top1, activity.test_images)
     path = activity_path(spec.name, results)
     files.write_text(path, activity.model_dump_json(indent=1) + "\n")
     log.info("%s: analysed, top-1 %.2f %%, r = %.4f", spec.name, activity.top1, activity.feature.mean)
@@ -52,13 +42,13 @@ def analyse(spec: RunSpec, results: Path, device: torch.device) -> Path:
 
 
 @torch.inference_mode()
-def measure(spec: RunSpec, network: Network, loader: Loader) -> Activity:
+def count_activity(spec: RunSpec, network: Network, loader: Loader) -> Activity:
     """Return what is counted while `network` classifies the test set once."""
     network.eval()
     tap = network.taps[-1]
     feature, total, right = Tally(), 0.0, 0
     with counting(network) as counts:
-        for images, labels in _reported(spec.name, loader):
+        for _, images, labels in reported(spec.name, loader):
             outputs = network(images, (tap,))
             feature.add(outputs.features[tap])
             total += float(outputs.features[tap].sum(dtype=torch.float64))
@@ -84,36 +74,10 @@ def measure(spec: RunSpec, network: Network, loader: Loader) -> Activity:
     )
 
 
-def _reported(run: str, loader: Loader) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the test set, with a line in the log where it takes long."""
-    began = last = time.monotonic()
-    done = 0
-    for images, labels in loader.test():
-        yield images, labels
-        done += len(labels)
-        now = time.monotonic()
-        if now - last >= EVERY:
-            left = duration((now - began) * (loader.test_size - done) / done)
-            log.info("%s: %d/%d test images, %s left", run, done, loader.test_size, left)
-            last = now
-
-
 def _expect_data(run: Finished, loader: Loader) -> None:
     expected = run.metrics.dataset.digest
     if loader.digest != expected:
         raise UserError(
             f"{run.folder / 'metrics.json'}: the run saw data with digest {expected[:10]}, found {loader.digest[:10]}; "
             "put the data back, or remove that folder and make the run again"
-        )
-
-
-def _expect_accuracy(run: Finished, activity: Activity) -> None:
-    expected, images = run.metrics.top1.last, run.metrics.test_images
-    points, flips = TOLERANCE
-    allowed = max(points, 100 * flips / images)
-    if abs(expected - activity.top1) > allowed or activity.test_images != images:
-        raise UserError(
-            f"{run.folder / 'weights.safetensors'}: classifies {activity.top1:.2f} % of {activity.test_images} images "
-            f"right, expected {expected:.2f} % of {images} as in metrics.json, within {allowed:.2f}: they are of "
-            "another network; remove that folder and make the run again"
         )

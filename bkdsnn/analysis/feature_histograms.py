@@ -10,15 +10,13 @@ import torch
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from torch import Tensor
 
-from bkdsnn import models
 from bkdsnn.config import RunSpec
 from bkdsnn.config.figure_plans import FigurePlan
 from bkdsnn.core import files
 from bkdsnn.core.errors import UserError, explain
 from bkdsnn.core.progress import log
 from bkdsnn.models import Network
-from bkdsnn.runs import checkpoint
-from bkdsnn.runs.run_folder import RunFolder
+from bkdsnn.models.finished import finished_network
 from bkdsnn.training.execute import open_loader
 
 WIDTH = 0.05  # of the bins of real-valued features
@@ -103,19 +101,17 @@ def analyse(plan: FigurePlan, results: Path, device: torch.device) -> Path:
 
     Raises `UserError` for a run that is not finished, and for features that are not finite.
     """
-    histograms = [measure(run, results, device) for run in plan.runs().values()]
+    histograms = [feature_histogram(run, results, device) for run in plan.runs().values()]
     path = features_path(plan, results)
     files.write_json(path, Features(figure=plan.figure.name, histograms=histograms).model_dump())
     return path
 
 
-def measure(run: RunSpec, results: Path, device: torch.device) -> Histogram:
+def feature_histogram(run: RunSpec, results: Path, device: torch.device) -> Histogram:
     """Return the histogram of a finished run, over its whole test set."""
-    folder = RunFolder(results / "runs", run)
-    network = models.build(run.network, run.dataset)
-    checkpoint.load_weights(network, folder.weights(), str(folder.path / "weights.safetensors"))
+    network = finished_network(run, results / "runs" / run.name, device)
     batches = (images for images, _ in open_loader(run, results, device).test())
-    tally = tallied(network.to(device), batches, Tally(run.network.timesteps, run.network.spiking), run.name)
+    tally = tallied(network, batches, Tally(run.network.timesteps, run.network.spiking), run.name)
     made = tally.histogram(run, network.taps[-1])
     log.info("%s: %d entries, %.2f %% zeros", run.name, made.entries, 100 * made.zeros / made.entries)
     return made

@@ -5,27 +5,24 @@ Shapes: B images, I of them shown, H W pixels, N networks, L taps.
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from bkdsnn import models
-from bkdsnn.analysis.activity import TOLERANCE
 from bkdsnn.analysis.cams import Cams, Views
 from bkdsnn.analysis.likeness import Likeness
 from bkdsnn.analysis.maps import Method, Shown, Summary, write_maps
+from bkdsnn.analysis.test_set import expect_accuracy, reported
 from bkdsnn.config import Dataset, RunSpec
 from bkdsnn.config.figure_plans import FigurePlan, PanelPlan
 from bkdsnn.core.errors import UserError
-from bkdsnn.core.progress import EVERY, duration, log
+from bkdsnn.core.progress import log
 from bkdsnn.data.loader import Loader
-from bkdsnn.runs import checkpoint
-from bkdsnn.runs.records import Finished, finished
-from bkdsnn.runs.run_folder import RunFolder
+from bkdsnn.models.finished import finished_network
+from bkdsnn.runs.records import Finished, expect_finished
 from bkdsnn.training.execute import open_loader
 
 
@@ -38,7 +35,7 @@ def analyse(plan: FigurePlan, results: Path, device: torch.device) -> None:
         UserError: a run is not finished, its data are not there, it classifies otherwise than its metrics say, or its
             maps cannot be compared with the teacher's.
     """
-    runs = {name: _finished(spec, results) for name, spec in plan.runs().items()}
+    runs = {name: expect_finished(spec, results) for name, spec in plan.runs().items()}
     shown, methods = [], []
     for panel in plan.panels:
         gallery, sights = _panel(plan, panel, [runs[curve.runs[0].name] for curve in panel.curves], results, device)
@@ -52,13 +49,11 @@ def analyse(plan: FigurePlan, results: Path, device: torch.device) -> None:
 class Sight:
     """One network of a panel, with what is gathered of its maps over the test set."""
 
-    def __init__(self, run: Finished, taps: str, results: Path, device: torch.device) -> None:
+    def __init__(self, run: Finished, taps: str, device: torch.device) -> None:
         self.run, spec = run, run.spec
-        network = models.build(spec.network, spec.dataset)
-        weights = RunFolder(results / "runs", spec).weights()
-        checkpoint.load_weights(network, weights, str(run.folder / "weights.safetensors"))
+        network = finished_network(spec, run.folder, device)
         self.taps = network.taps if taps == "all" else network.taps[-1:]
-        self.cams = Cams(network.to(device), self.taps, spec.network.timesteps)
+        self.cams = Cams(network, self.taps, spec.network.timesteps)
         self.likeness = Likeness()
         self.empty, self.silent = np.zeros(len(self.taps)), np.zeros(len(self.taps))
         self.seen = self.right = 0
@@ -134,11 +129,11 @@ def _panel(
     """Pass the test set through all networks of a panel, batch by batch, as its last curve, a student, sees it."""
     where = f"{plan.figure.name}, {panel.title}"
     loader = _open(where, runs, plan.figure.images, results, device)
-    sights = [Sight(run, plan.figure.taps, results, device) for run in runs]
+    sights = [Sight(run, plan.figure.taps, device) for run in runs]
     _expect_depth(where, sights)
     teacher, *students = sights
     gallery = Gallery(plan.figure.images)
-    for first, images, labels in _reported(where, loader):
+    for first, images, labels in reported(where, loader):
         rows = gallery.rows(first, len(labels))
         views = teacher.look(images, labels)
         picked = [_picked(views, rows)]
@@ -147,20 +142,15 @@ def _panel(
             student.likeness.add(found.maps, views.maps)
             picked.append(_picked(found, rows))
         gallery.keep(first, rows, images, labels, picked)
+    log.info("%s: %d test images", where, loader.test_size)
     for sight in sights:
-        _expect_accuracy(sight, runs[-1].spec)
+        if sight.run.spec.network.view == runs[-1].spec.network.view:  # else it was tested on other crops of the images
+            expect_accuracy(sight.run, 100 * sight.right / sight.seen, sight.seen)
     return gallery, sights
 
 
 def _picked(views: Views, rows: list[int]) -> Views:
     return Views._make(part[rows] for part in views)
-
-
-def _finished(spec: RunSpec, results: Path) -> Finished:
-    run = finished(spec, results)
-    if run is None:
-        raise UserError(f"run {spec.name} is not finished; make it with `python -m bkdsnn train {spec.name}`")
-    return run
 
 
 def _open(where: str, runs: Sequence[Finished], images: Sequence[int], results: Path, device: torch.device) -> Loader:
@@ -180,36 +170,8 @@ def _open(where: str, runs: Sequence[Finished], images: Sequence[int], results: 
     return loader
 
 
-def _reported(where: str, loader: Loader) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Yield the test set, each batch with the number of its first image; with a line in the log where it takes long."""
-    began = last = time.monotonic()
-    done = 0
-    for images, labels in loader.test():
-        yield done, images, labels
-        done += len(labels)
-        now = time.monotonic()
-        if now - last >= EVERY:
-            left = duration((now - began) * (loader.test_size - done) / done)
-            log.info("%s: %d/%d test images, %s left", where, done, loader.test_size, left)
-            last = now
-    log.info("%s: %d test images", where, done)
-
-
 def _expect_depth(where: str, sights: Sequence[Sight]) -> None:
     depths = {sight.run.spec.name: len(sight.taps) for sight in sights}
     if len(set(depths.values())) > 1:
         found = ", ".join(f"{name} {depth}" for name, depth in depths.items())
         raise UserError(f"{where}: networks have different numbers of features: {found}; compare 'taps: last'")
-
-
-def _expect_accuracy(sight: Sight, student: RunSpec) -> None:
-    """Refuse another network than the metrics are of; one that was tested on other crops of the images may differ."""
-    expected, found = sight.run.metrics.top1.last, 100 * sight.right / sight.seen
-    points, flips = TOLERANCE
-    allowed = max(points, 100 * flips / sight.seen)
-    if sight.run.spec.network.view == student.network.view and abs(found - expected) > allowed:
-        raise UserError(
-            f"{sight.run.folder / 'weights.safetensors'}: classifies {found:.2f} % of the test images right, expected "
-            f"{expected:.2f} % as in metrics.json, within {allowed:.2f}: they are of another network; remove that "
-            "folder and make the run again"
-        )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import itertools
 import math
 import statistics
@@ -25,7 +24,7 @@ from bkdsnn.core.progress import log
 from bkdsnn.data.loader import Batch, Loader
 from bkdsnn.machine import devices
 from bkdsnn.runs import checkpoint
-from bkdsnn.runs.provenance import PACKAGES
+from bkdsnn.runs.provenance import packages
 from bkdsnn.training.evaluate import evaluate
 from bkdsnn.training.execute import EVALUATION_BATCH
 from bkdsnn.training.step import Step, build
@@ -47,14 +46,14 @@ def calibrate(
     found = Calibration(
         device=devices.describe(device),
         date=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        versions={name: importlib.metadata.version(name) for name in PACKAGES},
+        versions=packages(),
         startup_seconds=startup(next(iter(kinds.values())), scale, device),
         times={},
     )
     path = None
     for number, (name, spec) in enumerate(kinds.items(), 1):
         try:
-            times = measure(spec, device, seconds, recompute)
+            times = time_kind(spec, device, seconds, recompute)
         except torch.cuda.OutOfMemoryError:
             log.warning("%d of %d: %s does not fit into the memory of this GPU", number, len(kinds), name)
             continue
@@ -65,7 +64,7 @@ def calibrate(
     return path
 
 
-def measure(spec: RunSpec, device: torch.device, seconds: float, recompute: bool = False) -> Times:
+def time_kind(spec: RunSpec, device: torch.device, seconds: float, recompute: bool = False) -> Times:
     """Time the steps of one run with the recipe's batch size, and its evaluation; networks begin anew."""
     loader = RandomLoader(spec, device, seconds)
     if spec.recipe:

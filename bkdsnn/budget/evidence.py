@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import json
 import math
 import statistics
 from collections.abc import Collection, Iterable, Mapping
@@ -13,6 +12,9 @@ from typing import Literal, NamedTuple
 from bkdsnn.budget.calibration import Calibration, Times, folder, is_cpu
 from bkdsnn.budget.work import Size, kind
 from bkdsnn.config import RunSpec
+from bkdsnn.core.errors import UserError
+from bkdsnn.runs import schema
+from bkdsnn.runs.schema import Metrics, Provenance
 
 Source = Literal["measured", "calibrated"]
 
@@ -114,17 +116,17 @@ def read_past(spec: RunSpec, results: Path) -> PastRun | None:
     """
     folder = results / "runs" / spec.name
     try:
-        metrics = json.loads((folder / "metrics.json").read_bytes())
+        metrics = schema.read(Metrics, folder / "metrics.json")
         return PastRun(
             kind=kind(spec),
-            device=str(json.loads((folder / "provenance.json").read_bytes())["device"]),
+            device=schema.read(Provenance, folder / "provenance.json").device,
             when=(folder / "metrics.json").stat().st_mtime,
-            epochs=int(metrics["epochs"]),
-            seconds=float(metrics["seconds"]),
-            overhead=_overhead(results / "benchmarks" / "runs" / f"{spec.name}.tsv", float(metrics["seconds"])),
+            epochs=metrics.epochs,
+            seconds=metrics.seconds,
+            overhead=_overhead(results / "benchmarks" / "runs" / f"{spec.name}.tsv", metrics.seconds),
             weights_bytes=(folder / "weights.safetensors").stat().st_size,
         )
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, UserError):
         return None
 
 

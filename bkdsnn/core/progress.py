@@ -5,8 +5,8 @@ from __future__ import annotations
 import logging
 import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from bkdsnn.core import files
 
@@ -46,11 +46,10 @@ class Progress:
             left = self._left(epoch + step / self.steps)
             self._say(f"epoch {epoch + 1}/{self.epochs}, step {step}/{self.steps}, {left}")
 
-    def epoch(self, record: dict[str, Any]) -> None:
-        """Report a finished epoch from its history record."""
-        losses = ", ".join(f"{name} {value:.3f}" for name, value in record["losses"].items())
-        left = self._left(record["epoch"])
-        self._say(f"epoch {record['epoch']}/{self.epochs}, {losses}, top-1 {record['top1']:.2f} %, {left}")
+    def epoch(self, epoch: int, losses: Mapping[str, float], top1: float) -> None:
+        """Report a finished epoch, counted from 1, with its mean losses and its top-1 in per cent."""
+        shown = ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
+        self._say(f"epoch {epoch}/{self.epochs}, {shown}, top-1 {top1:.2f} %, {self._left(epoch)}")
 
     def _left(self, done: float) -> str:
         if done >= self.epochs:

@@ -9,14 +9,14 @@ import numpy as np
 from bkdsnn.config import Dataset
 from bkdsnn.data.arrays import Arrays
 from bkdsnn.data.layout import BINARY, PIXELS, SIDE, misfit
-from bkdsnn.data.manifest import Found, digest_of, measure
+from bkdsnn.data.manifest import Found, digest_of, file_record
 
 
 def survey(dataset: Dataset, folder: Path) -> Found:
-    """Read every record once and measure the files; UserError as `read`."""
+    """Read every record once and file_record the files; UserError as `read`."""
     arrays = read(dataset, folder)
     layout = BINARY[dataset.classes]
-    files = [measure(folder / name) for name in (*layout.train, layout.test)]
+    files = [file_record(folder / name) for name in (*layout.train, layout.test)]
     digest = digest_of(str(file.sha256) for file in files)
     return Found(len(arrays.train_labels), len(arrays.test_labels), digest, files)
 

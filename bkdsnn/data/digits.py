@@ -17,7 +17,7 @@ from bkdsnn.config import Dataset, Digits
 from bkdsnn.core.streams import generator
 from bkdsnn.data.arrays import Arrays
 from bkdsnn.data.augment import window
-from bkdsnn.data.manifest import Found, digest_of, measure
+from bkdsnn.data.manifest import Found, digest_of, file_record
 
 SCAN = 8  # height and width of a scan
 TRAIN_SCANS = 1400  # the first of the 1,797; the others are for test
@@ -28,10 +28,10 @@ SEED = 0  # the images belong to the dataset, not to a run
 
 
 def survey(dataset: Dataset, path: Path) -> Found:
-    """Build the images, write them to `path` and measure the file."""
+    """Build the images, write them to `path` and file_record the file."""
     arrays = build(dataset)
     arrays.save(path)
-    file = measure(path)
+    file = file_record(path)
     return Found(len(arrays.train_labels), len(arrays.test_labels), digest_of([str(file.sha256)]), [file])
 
 

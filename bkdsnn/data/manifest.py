@@ -86,7 +86,7 @@ class Manifest(Strict):
             path = folder / record.path
             if not path.is_file():
                 raise UserError(f"{path} is missing; the data manifest of '{self.name}' lists it: restore the file")
-            if (now := measure(path)) != record:
+            if (now := file_record(path)) != record:
                 raise UserError(
                     f"{path} has changed since the data of '{self.name}' were prepared: found {_shown(now)}, "
                     f"expected {_shown(record)}; restore the file, or delete the manifest and run the workflow again"
@@ -103,7 +103,7 @@ class Manifest(Strict):
                 )
 
 
-def measure(path: Path) -> FileRecord:
+def file_record(path: Path) -> FileRecord:
     """Return name, size in bytes and SHA-256 of a file."""
     return FileRecord(path=path.name, bytes=path.stat().st_size, sha256=files.sha256(path))
 

@@ -12,10 +12,10 @@ from pydantic import ValidationError
 from bkdsnn.config import RunSpec
 from bkdsnn.core import files
 from bkdsnn.core.errors import UserError, explain
+from bkdsnn.runs.schema import AGAIN
 
 SEALED = ("weights.safetensors", "predictions.npz", "history.jsonl", "spec.json")
 ARTEFACTS = (*SEALED, "provenance.json", "metrics.json")  # the last is written last
-AGAIN = "remove that folder and make the run again"
 
 
 def seal(folder: Path) -> dict[str, str]:

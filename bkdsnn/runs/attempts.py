@@ -7,10 +7,10 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from bkdsnn.core import files
 from bkdsnn.core.errors import UserError
-from bkdsnn.runs.ledger import Place
+from bkdsnn.runs import schema
 from bkdsnn.runs.run_folder import RunFolder
+from bkdsnn.runs.schema import Failure, Place
 
 
 def standing(checkpoint: Path) -> Place:
@@ -32,12 +32,12 @@ def expect_progress(folder: RunFolder, attempt: int) -> None:
     if attempt == 1 or folder.finished or [stands] != (began or [None]):
         return
     where = "its beginning" if stands is None else f"epoch {stands[0] + 1}, step {stands[1]}"
-    failure = folder.path / "failure.json"
-    why = json.loads(failure.read_text())["message"] if failure.is_file() else "it was killed"
+    told = folder.failure.is_file()
+    why = schema.read(Failure, folder.failure).message if told else "it was killed"
     message = (
         f"run {folder.spec.name}: attempt {attempt - 1} got no further than {where} ({why}); another would not "
         "either: mend the cause, then start snakemake again"
     )
-    if not failure.is_file():
-        files.write_json(failure, {"run": folder.spec.name, "message": message})
+    if not told:
+        folder.failed(message)
     raise UserError(message)

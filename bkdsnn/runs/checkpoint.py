@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import json
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic.dataclasses import dataclass
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from bkdsnn.config import RunSpec
 from bkdsnn.core import files
 from bkdsnn.core.errors import UserError
 from bkdsnn.core.progress import log
+from bkdsnn.runs.schema import Epoch
 
 FORMAT = 1
 
@@ -40,7 +43,7 @@ class Position:
     totals: dict[str, float] = field(default_factory=dict)
     epoch_seconds: float = 0.0
     gradients: dict[str, float] | None = None
-    history: list[dict[str, Any]] = field(default_factory=list)
+    history: list[Epoch] = field(default_factory=list)
 
 
 def save(path: Path, spec: str, position: Position, parts: dict[str, nn.Module], optimizer: Any, scaler: Any) -> None:
@@ -50,7 +53,8 @@ def save(path: Path, spec: str, position: Position, parts: dict[str, nn.Module],
     tensors |= {f"optimizer/{i}/{key}": value for i, entry in state["state"].items() for key, value in entry.items()}
     # timm's LAMB counts its steps, on which its bias correction depends, in the groups
     tensors |= {f"groups/{i}/step": group["step"] for i, group in enumerate(state["param_groups"]) if "step" in group}
-    header = {"format": FORMAT, "spec": spec, "position": vars(position), "scaler": scaler.state_dict()}
+    stands = vars(position) | {"history": [epoch.model_dump(exclude_none=True) for epoch in position.history]}
+    header = {"format": FORMAT, "spec": spec, "position": stands, "scaler": scaler.state_dict()}
     write_tensors(path, {key: value for key, value in tensors.items() if value is not None}, header, keep=before(path))
 
 
@@ -130,6 +134,23 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         wrong = f"CRC-32 is {found}, expected {header['crc32']}"
         raise Damaged(f"{path}: damaged ({wrong}); delete it to start this run afresh")
     return tensors, header
+
+
+def load_run(network: nn.Module, spec: RunSpec, folder: Path) -> None:
+    """Load the weights that a run left in its folder.
+
+    Raises `UserError` if the run is unfinished, and for weights that are damaged, of another spec, or do not fit.
+    """
+    path = folder / "weights.safetensors"
+    if not (folder / "metrics.json").is_file():
+        raise UserError(f"run {spec.name} is not finished: no {folder / 'metrics.json'}")
+    tensors, header = read_tensors(path)
+    if header.get("spec") != spec.digest:
+        raise UserError(
+            f"{path}: belongs to spec {str(header.get('spec'))[:10]}, expected {spec.digest[:10]}; "
+            "delete the folder and run again"
+        )
+    load_weights(network, tensors, str(path))
 
 
 def load_weights(module: nn.Module, tensors: dict[str, Tensor], where: str) -> None:

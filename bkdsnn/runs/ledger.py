@@ -15,50 +15,25 @@ import time
 import uuid
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from bkdsnn.config import RunSpec
 from bkdsnn.core import files
 from bkdsnn.core.errors import UserError, explain
-
-Event = Literal["began", "saved", "finished", "interrupted", "failed"]
-Place = tuple[int, int] | None  # epoch, and steps of it that are done; None: the beginning
+from bkdsnn.runs.schema import Attempt, Event, Place
 
 
-class Attempt(BaseModel):
-    """What is known of one attempt; `event` is the last that it wrote, seconds and peak memory (MiB) are as of then."""
+class AttemptWriter:
+    """Writes the lines of one attempt, each with all that is known by then; `memory` tells its peak memory in MiB."""
 
-    attempt: str
-    event: Event
-    run: str
-    spec: str
-    kind: str
-    dataset: str
-    network: str
-    started: str
-    host: str
-    pid: int
-    device: str
-    origin: Place
-    reached: Place
-    seconds: float
-    peak_memory_mb: float
-    message: str = ""
-
-
-class Entry:
-    """Writes the lines of one attempt; `memory` tells its peak memory in MiB."""
-
-    def __init__(self, path: Path, memory: Callable[[], float]) -> None:
-        self._path, self._memory = path, memory
-        self._name, self._began = uuid.uuid4().hex[:8], time.monotonic()
-
-    def begin(self, spec: RunSpec, device: str, origin: Place) -> None:
-        """Write where and from where an attempt begins. Raises `UserError` if that cannot be written."""
-        self._add(
-            "began",
+    def __init__(self, path: Path, memory: Callable[[], float], spec: RunSpec, device: str, origin: Place) -> None:
+        """Write where and from where the attempt begins. Raises `UserError` if that cannot be written."""
+        self._path, self._memory, self._began = path, memory, time.monotonic()
+        self._known = Attempt(
+            attempt=uuid.uuid4().hex[:8],
+            event="began",
             run=spec.name,
             spec=spec.digest,
             kind=spec.kind,
@@ -70,7 +45,10 @@ class Entry:
             device=device,
             origin=origin,
             reached=origin,
+            seconds=0.0,
+            peak_memory_mb=0.0,
         )
+        self._add("began")
 
     def saved(self, epoch: int, step: int) -> None:
         """Write that a checkpoint was saved; a ledger that cannot be written stops no training."""
@@ -82,15 +60,17 @@ class Entry:
         with contextlib.suppress(UserError):
             self._add(event, message=message)
 
-    def _add(self, event: Event, **fields: Any) -> None:
+    def _add(self, event: Event, **changes: Any) -> None:
         spent = {"seconds": round(time.monotonic() - self._began, 3), "peak_memory_mb": round(self._memory(), 1)}
-        _append(self._path, json.dumps({"attempt": self._name, "event": event, **spent, **fields}))
+        self._known = self._known.model_copy(update={"event": event, **spent, **changes})
+        _append(self._path, json.dumps(self._known.model_dump()))
 
 
 def read(path: Path) -> list[Attempt]:
     """Return the attempts of one run, first to last; none if there is no such file.
 
-    Half a line, which a kill left, is passed over. Raises `UserError` for lines that are of something else.
+    Half a line, which a kill left, is passed over; lines of older versions add to those before. Raises `UserError` for
+    lines that are of something else.
     """
     merged: dict[str, dict[str, Any]] = {}
     for line in path.read_text().splitlines() if path.is_file() else ():

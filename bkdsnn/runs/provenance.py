@@ -1,46 +1,86 @@
-"""What was run, on what, with what: enough to judge a result whose folder was copied elsewhere."""
+"""The provenance of a run: its code, environment and machine, as they are at its end."""
 
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import platform
 import subprocess
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+
+import torch
 
 import bkdsnn
-from bkdsnn.runs.ledger import Attempt
+from bkdsnn.runs.schema import Attempt, Epoch, Provenance, Start
 
-PACKAGES = ("torch", "spikingjelly", "numpy", "safetensors")
+SOURCES = Path(bkdsnn.__file__).resolve().parents[1]
+OURS = ["bkdsnn/__init__.py", "pyproject.toml"]  # what lies at the top of this project's repository, in git's order
 
 
 def provenance(
-    attempts: list[Attempt], device: str, neurons: list[str], data_digest: str, history: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """Return code version, environment, device, data digest, attempts, training time in seconds and peak memory in MiB.
+    attempts: Iterable[Attempt], device: str, neurons: list[str], data_digest: str, history: Sequence[Epoch]
+) -> Provenance:
+    """Return what a run leaves as `provenance.json`."""
+    processor = cpu(Path("/proc/cpuinfo"))
+    return Provenance(
+        bkdsnn=bkdsnn.__version__,
+        commit=commit(SOURCES),
+        python=platform.python_version(),
+        platform=platform.platform(),
+        packages=packages(),
+        device=device,
+        cpu=processor.get("model name"),
+        cpu_flags=processor.get("flags") or processor.get("Features"),  # x86, ARM
+        threads=torch.get_num_threads(),
+        interop_threads=torch.get_num_interop_threads(),
+        cuda=torch.version.cuda,
+        cudnn=torch.backends.cudnn.version(),
+        driver=driver(Path("/sys/module/nvidia/version")),
+        neurons=neurons,
+        data_digest=data_digest,
+        attempts=[Start.model_validate(attempt, from_attributes=True) for attempt in attempts],
+        seconds=sum(epoch.seconds for epoch in history),
+        peak_memory_mb=max((epoch.peak_memory_mb or 0.0 for epoch in history), default=None),
+    )
 
-    `neurons` names what ran them (`models.neurons.implementations`): gradients of each round in their own way.
+
+def packages() -> dict[str, str]:
+    """Return the versions of all installed packages by name; of two with one name the one that Python imports."""
+    found: dict[str, str] = {}
+    for about in (distribution.metadata for distribution in importlib.metadata.distributions()):
+        found.setdefault(about["Name"], about["Version"])
+    return dict(sorted(found.items(), key=lambda one: one[0].lower()))
+
+
+def cpu(info: Path) -> dict[str, str]:
+    """Return what Linux tells of the first processor in /proc/cpuinfo, by its own names; elsewhere nothing."""
+    first = info.read_text().partition("\n\n")[0] if info.is_file() else ""
+    pairs = (line.partition(":") for line in first.splitlines())
+    return {name.strip(): value.strip() for name, _, value in pairs}
+
+
+def driver(version: Path) -> str | None:
+    """Return the version of NVIDIA's kernel module; None where it is not loaded."""
+    return version.read_text().strip() if version.is_file() else None
+
+
+def commit(folder: Path = SOURCES) -> str | None:
+    """Return the commit of the source, with `+` if it was changed since; None if git does not know it as this project.
+
+    The `folder` must be the top of a repository that tracks our files: the project unpacked or installed inside another
+    repository has no commit.
     """
-    return {
-        "bkdsnn": bkdsnn.__version__,
-        "commit": commit(),
-        "python": platform.python_version(),
-        "platform": platform.platform(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
-        "device": device,
-        "neurons": neurons,
-        "data_digest": data_digest,
-        "attempts": [one.model_dump(include={"started", "host", "device", "origin"}) for one in attempts],
-        "seconds": sum(record["seconds"] for record in history),
-        "peak_memory_mb": max((record["peak_memory_mb"] for record in history), default=None),
-    }
-
-
-def commit() -> str | None:
-    """The commit of the source, with `+` if it was changed since; None outside a checkout."""
-    folder = Path(bkdsnn.__file__).parent
     try:
-        command = ["git", "-C", str(folder), "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*"]
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
+        if _git(folder, "ls-files", "--full-name", "--error-unmatch", *OURS).splitlines() != OURS:
+            return None
+        return _git(folder, "describe", "--always", "--dirty=+", "--abbrev=12", "--exclude=*")
     except (OSError, subprocess.CalledProcessError):
         return None
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    """Run git on the repository around a folder, whatever repository the environment speaks of, as in a hook."""
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    command = ["git", "-C", str(folder), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.strip()

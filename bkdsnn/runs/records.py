@@ -10,46 +10,15 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, ValidationError
 
 from bkdsnn.config import RunSpec
-from bkdsnn.core.errors import UserError, explain
-from bkdsnn.runs.artefacts import AGAIN, expect_data, expect_parents, expect_sealed, expect_spec
+from bkdsnn.core.errors import UserError
+from bkdsnn.runs import schema
+from bkdsnn.runs.artefacts import expect_data, expect_parents, expect_sealed, expect_spec
+from bkdsnn.runs.schema import AGAIN, Epoch, Metrics, Provenance
 
 LARGEST = 1 << 26  # bytes of an array of predictions
 _UNREADABLE = (OSError, EOFError, ValueError, KeyError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
-
-
-class Top1(BaseModel):
-    """Top-1 accuracies, percent; the bounds refuse NaN as well."""
-
-    last: float = Field(ge=0, le=100)
-    best: float = Field(ge=0, le=100)
-    best_epoch: int = Field(ge=0)
-
-
-class Data(BaseModel):
-    """The data that a run saw; `digest` identifies its content."""
-
-    label: str
-    digest: str
-
-
-class Metrics(BaseModel):
-    """Contents of `metrics.json`; runs of older versions have neither `files` nor `parents`.
-
-    `files` has the SHA-256 of others, `parents` that of the weights of each run that this one is built on.
-    """
-
-    run: str
-    spec: str
-    top1: Top1
-    epochs: int = Field(ge=0)
-    parameters: int = Field(gt=0)
-    test_images: int = Field(gt=0)
-    dataset: Data
-    files: dict[str, str] = {}
-    parents: dict[str, str] = {}
 
 
 @dataclass(frozen=True)
@@ -91,11 +60,40 @@ class Finished:
             )
         return predicted
 
+    def history(self) -> list[Epoch]:
+        """Return the epochs that were planned, first to last; `UserError` for a history of anything else."""
+        path, planned = self.folder / "history.jsonl", self.spec.recipe.total_epochs if self.spec.recipe else 0
+        epochs = schema.read_lines(Epoch, path)
+        if (numbers := [epoch.epoch for epoch in epochs]) != list(range(1, planned + 1)):
+            shown = ", ".join(map(str, numbers[-3:])) or "none"
+            raise UserError(f"{path}: {len(epochs)} epochs that end in {shown}, expected 1 to {planned}; {AGAIN}")
+        if self.metrics.epochs != planned:
+            told = f"{self.folder / 'metrics.json'}: 'epochs' is {self.metrics.epochs}"
+            raise UserError(f"{told}, expected {planned} as in history.jsonl; {AGAIN}")
+        return epochs
+
+    def provenance(self) -> Provenance:
+        """Return what the run was made with; `UserError` if that cannot be read, or is of other data."""
+        path, expected = self.folder / "provenance.json", self.metrics.dataset.digest
+        provenance = schema.read(Provenance, path)
+        if (found := provenance.data_digest) != expected:
+            told = f"'data_digest' is {found[:10]}, expected {expected[:10]} as in metrics.json"
+            raise UserError(f"{path}: {told}; {AGAIN}")
+        return provenance
+
 
 def finished(spec: RunSpec, results: Path) -> Finished | None:
     """Return the result of a run, or None if it has none; files of another run raise `UserError`."""
     folder = results / "runs" / spec.name
     return read_run(spec, folder) if (folder / "metrics.json").is_file() else None
+
+
+def expect_finished(spec: RunSpec, results: Path) -> Finished:
+    """Return the result of a run. Raises `UserError`, with the command that makes it, if it has none."""
+    run = finished(spec, results)
+    if run is None:
+        raise UserError(f"run {spec.name} is not finished; make it with `python -m bkdsnn train {spec.name}`")
+    return run
 
 
 def read_run(spec: RunSpec, folder: Path) -> Finished:
@@ -105,7 +103,7 @@ def read_run(spec: RunSpec, folder: Path) -> Finished:
     is not read, for they are large: their header is.
     """
     path = folder / "metrics.json"
-    metrics = _metrics(path)
+    metrics = schema.read(Metrics, path)
     for key, found, expected in (("run", metrics.run, spec.name), ("spec", metrics.spec, spec.digest)):
         if found != expected:
             raise UserError(f"{path}: '{key}' is '{found}', expected '{expected}': this is another run; {AGAIN}")
@@ -125,13 +123,6 @@ def expect_here(run: Finished, results: Path) -> None:
 def failed(spec: RunSpec, results: Path) -> bool:
     """Return whether the last attempt at a run without metrics ended in an error."""
     return (results / "runs" / spec.name / "failure.json").is_file()
-
-
-def _metrics(path: Path) -> Metrics:
-    try:
-        return Metrics.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise UserError(f"{explain(error, Metrics, str(path))}; {AGAIN}") from error
 
 
 def _array(path: Path, name: str) -> NDArray[Any]:

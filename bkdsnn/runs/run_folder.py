@@ -10,17 +10,17 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import IO, TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING
 
 from bkdsnn.config import RunSpec
 from bkdsnn.core import files
 from bkdsnn.core.errors import Interrupted, UserError
 from bkdsnn.core.progress import log
-from bkdsnn.runs.ledger import Attempt, Entry, Event, Place, read
+from bkdsnn.runs import schema
+from bkdsnn.runs.ledger import AttemptWriter, read
+from bkdsnn.runs.schema import Attempt, Epoch, Event, Failure, Place
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from bkdsnn.runs.slices import Slice
 
 POLL_SECONDS = 0.5  # between two looks whether another writer is gone
@@ -38,9 +38,10 @@ class RunFolder:
         self.spec = spec
         self.path = runs / spec.name
         self.checkpoint = self.path / "checkpoints" / "last.safetensors"
+        self.failure = self.path / "failure.json"
         self.lock = self.path / "checkpoints" / "lock"
         self.ledger = runs.parent / "ledger" / f"{spec.name}.jsonl"
-        self.entry: Entry | None = None
+        self.attempt: AttemptWriter | None = None
 
     @property
     def finished(self) -> bool:
@@ -76,13 +77,12 @@ class RunFolder:
 
     def begin(self, device: str, origin: Place, memory: Callable[[], float]) -> None:
         """Enter an attempt that begins where the checkpoint stands; `memory` tells its peak memory in MiB."""
-        self.entry = Entry(self.ledger, memory)
-        self.entry.begin(self.spec, device, origin)
+        self.attempt = AttemptWriter(self.ledger, memory, self.spec, device, origin)
 
     def saved(self, epoch: int, step: int) -> None:
         """Enter that the attempt saved a checkpoint."""
-        if self.entry:
-            self.entry.saved(epoch, step)
+        if self.attempt:
+            self.attempt.saved(epoch, step)
 
     def attempts(self) -> list[Attempt]:
         """Return the attempts since the run was last finished."""
@@ -90,19 +90,27 @@ class RunFolder:
         finished = [index for index, one in enumerate(every) if one.event == "finished"]
         return every[finished[-1] + 1 :] if finished else every
 
-    def write_history(self, records: list[dict[str, Any]]) -> None:
+    def write_history(self, epochs: list[Epoch]) -> None:
         """Begin `history.jsonl` with the epochs that a checkpoint remembers."""
-        files.write_text(self.path / "history.jsonl", "".join(json.dumps(record) + "\n" for record in records))
+        files.write_text(self.path / "history.jsonl", "".join(map(_line, epochs)))
 
-    def append_history(self, record: dict[str, Any]) -> None:
+    def append_history(self, epoch: Epoch) -> None:
         """Add a finished epoch to `history.jsonl`."""
-        _append(self.path / "history.jsonl", record)
+        path = self.path / "history.jsonl"
+        try:
+            with path.open("a") as stream:
+                stream.write(_line(epoch))
+        except OSError as error:
+            raise files.unwritable(path, error) from error
+
+    def failed(self, message: str) -> None:
+        """Leave `failure.json`: tables then show the cell as failed. Raises `UserError` if it cannot be written."""
+        schema.write(self.failure, Failure(run=self.spec.name, message=message))
 
     @contextlib.contextmanager
     def recorded(self) -> Iterator[None]:
-        """Enter how the attempt ends; an error leaves `failure.json`, and tables then show the cell as failed."""
-        failure = self.path / "failure.json"
-        failure.unlink(missing_ok=True)
+        """Enter how the attempt ends, and mark the run as failed if an error ends it."""
+        self.failure.unlink(missing_ok=True)
         try:
             yield
         except (Interrupted, KeyboardInterrupt, SystemExit) as pause:
@@ -112,39 +120,21 @@ class RunFolder:
             message = str(error) or repr(error)
             self._end("failed", message)
             with contextlib.suppress(UserError):
-                files.write_json(failure, {"run": self.spec.name, "message": message})
+                self.failed(message)
             raise
         self._end("finished")
 
     def _end(self, event: Event, message: str = "") -> None:
-        if self.entry:
-            self.entry.end(event, message)
-
-    def weights(self) -> dict[str, Tensor]:
-        """Return the trained weights. Raises `UserError` if the run is unfinished or the file is not of this spec."""
-        from bkdsnn.runs.checkpoint import read_tensors
-
-        if not self.finished:
-            raise UserError(f"run {self.spec.name} is not finished: no {self.path / 'metrics.json'}")
-        tensors, header = read_tensors(self.path / "weights.safetensors")
-        if header.get("spec") != self.spec.digest:
-            raise UserError(
-                f"{self.path / 'weights.safetensors'}: belongs to spec {str(header.get('spec'))[:10]}, "
-                f"expected {self.spec.digest[:10]}; delete the folder and run again"
-            )
-        return tensors
+        if self.attempt:
+            self.attempt.end(event, message)
 
     def clear_checkpoints(self) -> None:
         """Remove what only an unfinished run needs."""
         shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
 
 
-def _append(path: Path, record: dict[str, Any]) -> None:
-    try:
-        with path.open("a") as stream:
-            stream.write(json.dumps(record) + "\n")
-    except OSError as error:
-        raise files.unwritable(path, error) from error
+def _line(epoch: Epoch) -> str:
+    return json.dumps(epoch.model_dump(exclude_none=True)) + "\n"
 
 
 def _sign(stream: IO[str], lock: Path) -> None:

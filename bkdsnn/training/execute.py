@@ -6,7 +6,6 @@ import contextlib
 import functools
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -21,10 +20,11 @@ from bkdsnn.data.loader import Loader
 from bkdsnn.machine import devices
 from bkdsnn.machine.distributed import ALONE, Group
 from bkdsnn.models.neurons import implementations
-from bkdsnn.runs import artefacts, checkpoint
+from bkdsnn.runs import artefacts, checkpoint, schema
 from bkdsnn.runs.attempts import standing
 from bkdsnn.runs.provenance import provenance
 from bkdsnn.runs.run_folder import RunFolder
+from bkdsnn.runs.schema import Data, Epoch, Metrics, Top1
 from bkdsnn.runs.slices import Slice
 from bkdsnn.training.evaluate import Evaluation, evaluate
 from bkdsnn.training.sources import load_source
@@ -81,7 +81,7 @@ def _carry_out(
         network = models.build(spec.network, spec.dataset)
         load_source(network, spec, folder, resources)
         evaluation = evaluate(network.to(device), loader)
-        history: list[dict[str, Any]] = []
+        history: list[Epoch] = []
         log.info("%s: top-1 %.2f %%", spec.name, evaluation.top1)
     else:
         with part:
@@ -114,7 +114,7 @@ def write_artefacts(
     folder: RunFolder,
     network: nn.Module,
     evaluation: Evaluation,
-    history: list[dict[str, Any]],
+    history: list[Epoch],
     loader: Loader,
     device: str,
 ) -> None:
@@ -126,25 +126,17 @@ def write_artefacts(
     with files.replacing(path / "predictions.npz") as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, predicted=evaluation.predicted.astype(np.int16), correct=evaluation.correct)
     about = provenance(folder.attempts(), device, implementations(network), loader.digest, history)
-    files.write_json(path / "provenance.json", about)
-    measured = metrics(spec, network, evaluation, history, loader)
-    built_on = artefacts.descent(folder.of(parent).path for parent in spec.parents())
-    files.write_json(path / "metrics.json", measured | {"files": artefacts.seal(path), "parents": built_on})
-
-
-def metrics(
-    spec: RunSpec, network: nn.Module, evaluation: Evaluation, history: list[dict[str, Any]], loader: Loader
-) -> dict[str, Any]:
-    """Return what tables read; accuracies in per cent. `best` is what the best test epoch would have claimed."""
-    last = {"epoch": len(history), "top1": evaluation.top1}
-    best = max([*history, last], key=lambda record: record["top1"])
-    return {
-        "run": spec.name,
-        "spec": spec.digest,
-        "top1": {"last": evaluation.top1, "best": best["top1"], "best_epoch": best["epoch"]},
-        "parameters": models.count_parameters(network),
-        "epochs": len(history),
-        "test_images": len(evaluation.correct),
-        "dataset": {"name": spec.dataset.name, "label": spec.dataset.label, "digest": loader.digest},
-        "seconds": sum(record["seconds"] for record in history),
-    }
+    schema.write(path / "provenance.json", about)
+    metrics = Metrics(
+        run=spec.name,
+        spec=spec.digest,
+        top1=Top1.of(evaluation.top1, history),
+        parameters=models.count_parameters(network),
+        epochs=len(history),
+        test_images=len(evaluation.correct),
+        dataset=Data(name=spec.dataset.name, label=spec.dataset.label, digest=loader.digest),
+        seconds=about.seconds,
+        files=artefacts.seal(path),
+        parents=artefacts.descent(folder.of(parent).path for parent in spec.parents()),
+    )
+    schema.write(path / "metrics.json", metrics)

@@ -3,45 +3,29 @@
 from __future__ import annotations
 
 import contextlib
-import json
 import shutil
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TypeVar, get_args
-
-from pydantic import BaseModel, Field, ValidationError
+from typing import get_args
 
 from bkdsnn import models
 from bkdsnn.config import RUN_NAME, RunSpec, paper
 from bkdsnn.core import files
 from bkdsnn.core.archives import half_of_the_disk, unpack
-from bkdsnn.core.errors import Interrupted, UserError, explain
+from bkdsnn.core.errors import Interrupted, UserError
 from bkdsnn.core.progress import log
-from bkdsnn.runs import checkpoint
+from bkdsnn.models.finished import finished_network
+from bkdsnn.runs import schema
 from bkdsnn.runs.artefacts import ARTEFACTS, SEALED, data_records, expect_sealed
-from bkdsnn.runs.records import Finished, expect_here, read_run
+from bkdsnn.runs.records import expect_here, read_run
 from bkdsnn.runs.run_folder import RunFolder
+from bkdsnn.runs.schema import Import, Provenance, Top1
 from bkdsnn.runs.slices import Slice
 
 ACCEPTED = "a run folder, a folder of runs, or an archive (.tar, .tar.gz, .zip) of either"
 MOST = dict.fromkeys(ARTEFACTS, 1 << 26) | {"weights.safetensors": 1 << 32}  # bytes of one file of an archive
-M = TypeVar("M", bound=BaseModel)
-
-
-class Epoch(BaseModel):
-    """The part of a line of `history.jsonl` that the metrics repeat; `top1` in per cent."""
-
-    epoch: int
-    top1: float = Field(ge=0, le=100)
-
-
-class Provenance(BaseModel):
-    """The part of `provenance.json` that the metrics repeat, and earlier imports."""
-
-    data_digest: str
-    imported: list[dict[str, str]] = []
 
 
 def import_runs(source: Path, scale: str, results: Path) -> None:
@@ -145,37 +129,14 @@ def verify(spec: RunSpec, folder: Path, results: Path) -> None:
     expect_sealed(folder, run.metrics.files, SEALED)
     expect_here(run, results)
     run.predicted()
-    _verify_history(run)
-    _verify_provenance(run)
-    _verify_weights(run)
-
-
-def _verify_history(run: Finished) -> None:
-    path, top1 = run.folder / "history.jsonl", run.metrics.top1
-    epochs = [_parse(Epoch, line, f"{path}, line {number}") for number, line in enumerate(_lines(path), 1)]
-    planned = run.spec.recipe.total_epochs if run.spec.recipe else 0
-    if [epoch.epoch for epoch in epochs] != list(range(1, planned + 1)) or run.metrics.epochs != planned:
-        told = f"{len(epochs)} epochs, metrics.json {run.metrics.epochs}"
-        raise UserError(f"{path}: {told}, expected 1 to {planned} in both; copy the run again")
-    best = max([*epochs, Epoch(epoch=planned, top1=top1.last)], key=lambda epoch: epoch.top1)
-    if (best.top1, best.epoch) != (top1.best, top1.best_epoch):
-        stated = f"{top1.best} in epoch {top1.best_epoch}"
-        raise UserError(f"{path}: best top-1 is {best.top1} in epoch {best.epoch}, but metrics.json says {stated}")
-
-
-def _verify_provenance(run: Finished) -> None:
-    path, expected = run.folder / "provenance.json", run.metrics.dataset.digest
-    found = _parse(Provenance, path.read_bytes(), str(path)).data_digest
-    if found != expected:
-        raise UserError(f"{path}: 'data_digest' is {found[:10]}, expected {expected[:10]} as in metrics.json")
-
-
-def _verify_weights(run: Finished) -> None:
-    path = run.folder / "weights.safetensors"
-    network = models.build(run.spec.network, run.spec.dataset)
-    checkpoint.load_weights(network, checkpoint.read_tensors(path)[0], str(path))
-    if (found := models.count_parameters(network)) != run.metrics.parameters:
-        raise UserError(f"{path}: {found} parameters, but metrics.json says {run.metrics.parameters}")
+    run.provenance()
+    if (best := Top1.of(run.metrics.top1.last, run.history())) != run.metrics.top1:
+        told = f"{folder / 'history.jsonl'}: best top-1 is {best.best} in epoch {best.best_epoch}"
+        stated = f"{run.metrics.top1.best} in epoch {run.metrics.top1.best_epoch}"
+        raise UserError(f"{told}, but metrics.json says {stated}")
+    if (found := models.count_parameters(finished_network(spec, folder))) != run.metrics.parameters:
+        stated = f"{found} parameters, but metrics.json says {run.metrics.parameters}"
+        raise UserError(f"{folder / 'weights.safetensors'}: {stated}")
 
 
 def _take(source: Path, target: RunFolder, origin: str) -> None:
@@ -183,12 +144,12 @@ def _take(source: Path, target: RunFolder, origin: str) -> None:
     with target.locked(Slice(0.0, target.path)):  # which does not wait
         for name in SEALED:
             _copy(source / name, target.path / name)
-        provenance = json.loads((source / "provenance.json").read_bytes())
-        entry = {"when": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "from": origin}
-        content = {**provenance, "imported": [*provenance.get("imported", []), entry]}
-        files.write_json(target.path / "provenance.json", content)
+        provenance = schema.read(Provenance, source / "provenance.json")
+        entry = Import.model_validate({"when": time.strftime("%Y-%m-%dT%H:%M:%S%z"), "from": origin})
+        provenance = provenance.model_copy(update={"imported": [*provenance.imported, entry]})
+        schema.write(target.path / "provenance.json", provenance)
         _copy(source / "metrics.json", target.path / "metrics.json")
-        (target.path / "failure.json").unlink(missing_ok=True)
+        target.failure.unlink(missing_ok=True)
         target.clear_checkpoints()
 
 
@@ -204,17 +165,3 @@ def _planned(names: dict[str, Path], scale: str) -> dict[str, RunSpec]:
     for preset in get_args(paper.Preset):
         planned |= paper.all_runs(scale, seeds=seeds, neurons=preset)
     return planned
-
-
-def _lines(path: Path) -> list[str]:
-    try:
-        return path.read_text(encoding="utf-8").splitlines()
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: cannot be read ({error}); copy the run again") from error
-
-
-def _parse(model: type[M], content: str | bytes, where: str) -> M:
-    try:
-        return model.model_validate_json(content)
-    except ValidationError as error:
-        raise explain(error, model, where) from error

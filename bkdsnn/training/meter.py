@@ -5,19 +5,22 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
 
+from bkdsnn.config import Recipe
 from bkdsnn.core.errors import UserError
 from bkdsnn.machine import devices
 from bkdsnn.machine.devices import fetched
 from bkdsnn.machine.distributed import ALONE, Group
 from bkdsnn.runs.checkpoint import Position
 from bkdsnn.runs.run_folder import RunFolder
+from bkdsnn.runs.schema import Epoch, Gradients
+from bkdsnn.training.optim import learning_rate
 
 GUARD = 50  # steps whose losses are sent from the device together
+LOWER = "lower the learning rate or the weight of that loss in config/"
 
 
 class Meter:
@@ -58,24 +61,28 @@ class Meter:
                 self.at.totals[name] = self.at.totals.get(name, 0.0) + value
             self.read += 1
 
-    def record(self, top1: float, batch_size: int, device: torch.device) -> dict[str, Any]:
-        """Return the history record of the finished epoch; seconds include the evaluation."""
+    def record(self, top1: float, recipe: Recipe, device: torch.device) -> Epoch:
+        """Return the history record of the finished epoch, after its evaluation.
+
+        Raises `UserError` if gradients that were measured in it are not finite.
+        """
         trained, seconds = self.at.epoch_seconds, time.monotonic() - self.began
-        gradients = {"gradients": self.at.gradients} if self.at.gradients else {}
-        return {
-            "epoch": self.at.epoch + 1,
-            "losses": {name: total / self.at.step for name, total in self.at.totals.items()},
-            **gradients,
-            "top1": top1,
-            "images_per_second": self.at.step * batch_size / max(trained, 1e-9),
-            "seconds": seconds,
-            "peak_memory_mb": self.group.highest(devices.peak_memory_mb(device), device),
-        }
+        gradients = self.at.gradients
+        if not all(map(math.isfinite, (gradients or {}).values())):
+            raise UserError(f"{self.folder.spec.name}: gradients in epoch {self.at.epoch + 1} are {gradients}; {LOWER}")
+        return Epoch(
+            epoch=self.at.epoch + 1,
+            lr=learning_rate(recipe, self.at.epoch),
+            losses={name: total / self.at.step for name, total in self.at.totals.items()},
+            gradients=Gradients(**gradients) if gradients else None,
+            top1=top1,
+            images_per_second=self.at.step * recipe.batch_size / max(trained, 1e-9),
+            seconds=seconds,
+            evaluation_seconds=seconds - trained,
+            peak_memory_mb=self.group.highest(devices.peak_memory_mb(device), device),
+        )
 
     def _failure(self, name: str, value: float, step: int) -> UserError:
         kept = f"kept {self.folder.checkpoint}" if self.folder.checkpoint.exists() else "no checkpoint was due yet"
         where = f"epoch {self.at.epoch + 1}, step {step + 1}"
-        return UserError(
-            f"{self.folder.spec.name}: loss '{name}' is {value} at {where} ({kept}); "
-            "lower the learning rate or the weight of that loss in config/"
-        )
+        return UserError(f"{self.folder.spec.name}: loss '{name}' is {value} at {where} ({kept}); {LOWER}")

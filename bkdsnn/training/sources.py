@@ -22,8 +22,7 @@ def load_source(network: Network, spec: RunSpec, folder: RunFolder, resources: P
     `UserError` for a missing or damaged file, another checksum, and tensors that do not fit.
     """
     if isinstance(spec.source, RunSpec):
-        source = folder.of(spec.source)
-        checkpoint.load_weights(network, source.weights(), str(source.path / "weights.safetensors"))
+        checkpoint.load_run(network, spec.source, folder.of(spec.source).path)
     elif spec.source is not None:
         path = stored(resources / "weights", spec.source)
         tensors = _published(path, spec.source)

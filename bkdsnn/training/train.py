@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from bkdsnn import models
 from bkdsnn.config import Recipe, RunSpec
 from bkdsnn.core.errors import Interrupted, UserError
 from bkdsnn.core.progress import Progress
 from bkdsnn.data.loader import Loader
 from bkdsnn.machine.distributed import ALONE, Group
 from bkdsnn.models import Network
+from bkdsnn.models.finished import finished_network
 from bkdsnn.runs import checkpoint
 from bkdsnn.runs.checkpoint import Position
 from bkdsnn.runs.run_folder import RunFolder
+from bkdsnn.runs.schema import Epoch
 from bkdsnn.runs.slices import Saver, Slice
 from bkdsnn.training.evaluate import Evaluation, evaluate
 from bkdsnn.training.meter import Meter
@@ -35,7 +35,7 @@ def train(
     resources: Path,
     group: Group = ALONE,
     recompute: bool = False,
-) -> tuple[Network, Evaluation, list[dict[str, Any]]]:
+) -> tuple[Network, Evaluation, list[Epoch]]:
     """Train to the end, or save and raise `Interrupted` when the slice ends.
 
     Training begins with the weights of the run's source, if it has one; published ones lie in the folder `resources`.
@@ -76,10 +76,10 @@ def train(
                 raise Interrupted(f"{spec.name}: saved at epoch {at.epoch + 1}, step {at.step}; run again to continue")
         meter.settle()
         evaluation = evaluate(step.student, loader, group)
-        record = meter.record(evaluation.top1, recipe.batch_size, device)
+        record = meter.record(evaluation.top1, recipe, device)
         if group.main:
             folder.append_history(record)
-        progress.epoch(record)
+        progress.epoch(record.epoch, record.losses, record.top1)
         at = Position(epoch=at.epoch + 1, history=[*at.history, record])
 
     saver.save(at)  # should writing the results fail, the next attempt only evaluates
@@ -90,7 +90,4 @@ def load_teacher(spec: RunSpec, folder: RunFolder, device: torch.device) -> Netw
     """Return the finished teacher in evaluation mode, its parameters frozen; None for a run without one."""
     if spec.teacher is None:
         return None
-    teacher = models.build(spec.teacher.network, spec.dataset)
-    source = folder.of(spec.teacher)
-    checkpoint.load_weights(teacher, source.weights(), str(source.path / "weights.safetensors"))
-    return teacher.requires_grad_(False).eval().to(device)
+    return finished_network(spec.teacher, folder.of(spec.teacher).path, device)

@@ -58,7 +58,7 @@ def finish(run, results, top1, seconds=(10.0,) * EPOCHS, gradients=None, device=
     folder = results / "runs" / run.name
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "history.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
-    (folder / "provenance.json").write_text(json.dumps({"attempts": [{"started": "", "device": device}]}))
+    (folder / "provenance.json").write_text(json.dumps(provenance(device)))
     metrics = {
         "run": run.name,
         "spec": run.digest,
@@ -66,10 +66,26 @@ def finish(run, results, top1, seconds=(10.0,) * EPOCHS, gradients=None, device=
         "epochs": len(top1),
         "parameters": 1234,
         "test_images": 100,
-        "dataset": {"label": run.dataset.label, "digest": "d" * 64},
+        "dataset": {"name": run.dataset.name, "label": run.dataset.label, "digest": "d" * 64},
+        "seconds": sum(seconds),
     }
     (folder / "metrics.json").write_text(json.dumps(metrics))
     return folder
+
+
+def provenance(*devices):
+    """The provenance of a run with an attempt on each of these devices, as the first version of this file had it."""
+    return {
+        "bkdsnn": "0.1",
+        "commit": None,
+        "python": "3.11",
+        "platform": "Linux",
+        "packages": {"torch": "2"},
+        "device": devices[-1],
+        "data_digest": "d" * 64,
+        "attempts": [{"started": "", "host": "here", "device": device} for device in devices],
+        "seconds": 1.0,
+    }
 
 
 def finish_all(plan, results):

@@ -13,9 +13,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from bkdsnn import cli, models
-from bkdsnn.analysis import activity as analysis
-from bkdsnn.analysis import energy
-from bkdsnn.analysis.activity import analyse, measure
+from bkdsnn.analysis import energy, test_set
+from bkdsnn.analysis.activity import analyse, count_activity
 from bkdsnn.analysis.activity_records import activity_path, read_activity
 from bkdsnn.analysis.counts import counting
 from bkdsnn.config import paper
@@ -134,7 +133,7 @@ def captured(network, loader):
 @pytest.mark.parametrize("name", [*RUNS, "qcfs"])
 def test_rates_are_those_of_a_recount(name, results):
     spec, network, loader = opened(name, results)
-    found = measure(spec, network, loader)
+    found = count_activity(spec, network, loader)
     seen, fired, features = captured(network, loader)
     layers = {layer.name: layer for layer in found.layers if layer.kind in ("conv", "linear")}
     spikes = {key for key, module in network.named_modules() if isinstance(module, Spiking)}
@@ -171,7 +170,7 @@ def test_the_stem_sees_a_still_image_once_and_the_rest_every_step(name, results)
 @pytest.mark.parametrize("name", WITH_QKV)
 def test_q_k_v_and_attention_of_every_block(name, results):
     spec, network, loader = opened(name, results)
-    found = measure(spec, network, loader)
+    found = count_activity(spec, network, loader)
     _, fired, _ = captured(network, loader)
     names = {module: key for key, module in network.named_modules()}
     assert [block.name for block in found.blocks] == list(network.taps)
@@ -224,7 +223,7 @@ def test_strict_operations_are_those_that_spikingjelly_counts(name, results):
     counters = op_counter.ACCounter(), op_counter.MACCounter()
     with torch.no_grad(), counting(network) as counts, op_counter.DispatchCounterMode(list(counters)):
         network(images)
-    found = measure(spec, network, loader)  # the rest of an activity
+    found = count_activity(spec, network, loader)  # the rest of an activity
     found = found.model_copy(update={"layers": counts.layers(len(images))})
     for layer in found.layers:
         module = None if layer.kind == "attention" else network.get_submodule(layer.name)
@@ -242,7 +241,7 @@ def test_the_size_of_the_batches_changes_nothing(name, results):
     sizes = (spec.recipe.batch_size, 7)
     assert open_loader(spec, results, CPU).test_size % 7  # the last batch is a smaller one
     specs = [spec.model_copy(update={"recipe": spec.recipe.model_copy(update={"batch_size": size})}) for size in sizes]
-    first, second = (measure(spec, network, open_loader(other, results, CPU)) for other in specs)
+    first, second = (count_activity(spec, network, open_loader(other, results, CPU)) for other in specs)
     assert first.layers == second.layers and first.neurons == second.neurons and first.top1 == second.top1
     assert first.feature.mean == pytest.approx(second.feature.mean, rel=1e-6)
     if first.feature.integer:
@@ -330,9 +329,9 @@ def test_other_data_than_the_run_saw_are_refused(results, finished):
 
 def test_a_long_analysis_says_how_far_it_is(results, monkeypatch, caplog):
     spec, network, _ = opened("sew", results)
-    monkeypatch.setattr(analysis, "EVERY", 0.0)
+    monkeypatch.setattr(test_set, "EVERY", 0.0)
     spec = spec.model_copy(update={"recipe": spec.recipe.model_copy(update={"batch_size": 5})})
     with caplog.at_level("INFO", logger=progress.log.name):
-        measure(spec, network, open_loader(spec, results, CPU))
+        count_activity(spec, network, open_loader(spec, results, CPU))
     size = spec.dataset.digits.test
     assert f"{spec.name}: 5/{size} test images" in caplog.text and f"{size}/{size} test images" in caplog.text

@@ -12,7 +12,6 @@ from bkdsnn.analysis.feature_histograms import WIDTH, Tally, analyse, features_p
 from bkdsnn.core.errors import UserError
 from bkdsnn.data import prepare
 from bkdsnn.runs import checkpoint
-from bkdsnn.runs.run_folder import RunFolder
 from bkdsnn.training.execute import execute, open_loader
 
 CPU = torch.device("cpu")
@@ -131,7 +130,7 @@ def results(plan, tmp_path_factory):
 def recounted(run, results):
     """The time-averaged feature of every test image, float64 (N, C, h, w), from the whole test set at once."""
     network = models.build(run.network, run.dataset).eval()
-    checkpoint.load_weights(network, RunFolder(results / "runs", run).weights(), "here")
+    checkpoint.load_run(network, run, results / "runs" / run.name)
     images = torch.cat([images for images, _ in open_loader(run, results, CPU).test()])
     kept = []
     network.layer(network.taps[-1]).register_forward_hook(lambda _, __, output: kept.append(output))

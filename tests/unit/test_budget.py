@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from figures_example import provenance
 
 from bkdsnn.budget.budget_text import excess, summary
 from bkdsnn.budget.calibration import Calibration, Times
@@ -192,8 +193,11 @@ def test_what_a_run_left_is_read_and_damage_is_no_evidence(tmp_path):
     folder, benchmarks = tmp_path / "runs" / STUDENT.name, tmp_path / "benchmarks" / "runs"
     folder.mkdir(parents=True)
     benchmarks.mkdir(parents=True)
-    files.write_json(folder / "metrics.json", {"seconds": 12.5, "epochs": 5})
-    files.write_json(folder / "provenance.json", {"device": CPU})
+    about = {"run": STUDENT.name, "spec": STUDENT.digest, "top1": {"last": 50.0, "best": 50.0, "best_epoch": 5}}
+    data = {"name": "digits", "label": "digits", "digest": "d" * 64}
+    counts = {"parameters": 1, "epochs": 5, "test_images": 10, "seconds": 12.5}
+    files.write_json(folder / "metrics.json", {**about, **counts, "dataset": data})
+    files.write_json(folder / "provenance.json", provenance(CPU))
     (folder / "weights.safetensors").write_bytes(bytes(321))
     (benchmarks / f"{STUDENT.name}.tsv").write_text("s\th:m:s\n16.0\t0:00:16\n")
     run = read_past(STUDENT, tmp_path)

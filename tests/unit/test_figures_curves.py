@@ -17,6 +17,7 @@ from figures_example import (
     finish,
     finish_all,
     pdf_text,
+    provenance,
     records,
     remarks_of,
 )
@@ -138,7 +139,7 @@ def test_a_run_that_moved_to_another_device_counts_as_of_both(tmp_path, monkeypa
     plan = figure_plan("accuracy-by-time", {**R18, "curves": LOSSES[:1]})
     (run,) = plan.runs().values()
     folder = finish(run, tmp_path, (10, 20, 30))
-    (folder / "provenance.json").write_text(json.dumps({"attempts": [{"device": CPU}, {"device": GPU}]}))
+    (folder / "provenance.json").write_text(json.dumps(provenance(CPU, GPU)))
     _, picture = drawn_picture(monkeypatch, plan, tmp_path, tmp_path / "out")
     assert f"differing devices: {GPU}; {CPU}." in remarks_of(picture)
 

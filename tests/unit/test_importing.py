@@ -302,11 +302,17 @@ FORGERIES = {
     "another accuracy": (rewritten(correct=np.ones(COUNT, dtype=bool)), "100.0 % are right, expected"),
     "too few predictions": (rewritten(predicted=np.zeros(3, np.int16)), "'predicted' is int16 (3,), expected int16"),
     "a class there is not": (rewritten(predicted=np.full(COUNT, 10, np.int16)), "'predicted' has 10 to 10, expected 0"),
-    "epochs too many": (histories(EPOCH, EPOCH | {"epoch": 2}), "history.jsonl: 2 epochs, metrics.json 1, expected 1"),
+    "epochs too many": (
+        histories(EPOCH, EPOCH | {"epoch": 2}),
+        "history.jsonl: 2 epochs that end in 1, 2, expected 1 to 1",
+    ),
     "another best epoch": (histories(EPOCH | {"top1": 99.0}), "best top-1 is 99.0 in epoch 1, but metrics.json says"),
     "a history of something else": (histories({"epoch": "one"}), "history.jsonl, line 1: "),
     "a history that is no text": (lambda folder: (folder / "history.jsonl").write_bytes(b"\xff"), "cannot be read"),
-    "epochs that were not planned": (edited("metrics.json", epochs=3), "1 epochs, metrics.json 3, expected 1 to 1"),
+    "epochs that were not planned": (
+        edited("metrics.json", epochs=3),
+        "metrics.json: 'epochs' is 3, expected 1 as in history.jsonl",
+    ),
     "provenance of other data": (edited("provenance.json", data_digest="0" * 64), "'data_digest' is 0000000000"),
     "no provenance": (lambda folder: (folder / "provenance.json").write_text("[]"), "provenance.json: "),
 }

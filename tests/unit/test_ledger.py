@@ -13,7 +13,7 @@ from bkdsnn.config import paper
 from bkdsnn.core.errors import Interrupted, UserError
 from bkdsnn.report.tables.ledger_table import STATES, emit
 from bkdsnn.runs import ledger
-from bkdsnn.runs.ledger import Entry, read, under_way
+from bkdsnn.runs.ledger import AttemptWriter, read, under_way
 from bkdsnn.runs.run_folder import RunFolder
 from bkdsnn.runs.slices import Slice
 from bkdsnn.training.execute import execute
@@ -48,7 +48,7 @@ def test_every_attempt_is_entered_and_outlives_the_folder_of_its_run(results, fo
     with pytest.raises(UserError, match="not finished"):
         run(SPEC, results)
     teacher.write_text(kept)
-    Entry(folder.ledger, lambda: 7.0).begin(SPEC, "a CPU", (0, 1))  # and killed
+    AttemptWriter(folder.ledger, lambda: 7.0, SPEC, "a CPU", (0, 1))  # and killed
     run(SPEC, results)
     shutil.rmtree(folder.path)
     found = read(folder.ledger)
@@ -114,7 +114,7 @@ def rows(path):
 def test_the_table_has_every_attempt_and_sums_them_by_kind(results, folder):
     slice_of_one_step(results)
     run(SPEC, results)
-    Entry(folder.ledger, lambda: 2048.0).begin(SPEC, "a CPU", None)
+    AttemptWriter(folder.ledger, lambda: 2048.0, SPEC, "a CPU", None)
     with folder.locked(Slice(None, folder.path)):
         running = emit(results, results / "tables")
         assert [row["state"] for row in rows(running["csv"])] == ["finished", "interrupted", "finished", "running"]

@@ -1,6 +1,7 @@
 """Training end to end on tens of embedded images: artefacts, exact resume, guards."""
 
 import contextlib
+import importlib.metadata
 import json
 import os
 import random
@@ -26,6 +27,7 @@ from bkdsnn.runs.run_folder import RunFolder
 from bkdsnn.runs.slices import Slice
 from bkdsnn.training import meter, train
 from bkdsnn.training.execute import execute
+from bkdsnn.training.optim import learning_rate
 
 COLUMN = "resnet20-cifar10"
 SFORMER = "sformer-2-384-cifar10"
@@ -87,7 +89,14 @@ def test_a_run_leaves_what_the_contract_names(results):
     assert metrics["top1"]["best"] == max(record["top1"] for record in history)
     assert len(correct) == metrics["test_images"] == spec.dataset.digits.test
     assert set(history[0]["losses"]) == {"ce", "ld", "bkd"}
+    assert [record["lr"] for record in history] == [learning_rate(spec.recipe, epoch) for epoch in range(2)]
+    assert all(0 < record["evaluation_seconds"] < record["seconds"] for record in history)
+    assert metrics["seconds"] == sum(record["seconds"] for record in history)
     about = json.loads((path / "provenance.json").read_text())
+    assert (
+        about["packages"]["torch"] == importlib.metadata.version("torch")
+        and about["threads"] == torch.get_num_threads()
+    )
     assert len(about["attempts"]) == 1 and about["neurons"] in (["native"], ["loop"])
     assert about["peak_memory_mb"] == max(record["peak_memory_mb"] for record in history)
 

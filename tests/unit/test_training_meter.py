@@ -1,6 +1,7 @@
 """The meter of the training loop: sums that no guard period changes, and a loss that is not finite."""
 
 import math
+import time
 
 import pytest
 import torch
@@ -71,3 +72,25 @@ def test_the_first_loss_that_is_not_finite_is_named_at_most_two_guard_periods_la
         with pytest.raises(UserError, match=rf"step {bad + 1} "):
             count(found, losses[: bad + 1])
             found.settle()
+
+
+def test_the_record_of_an_epoch_has_its_learning_rate_and_the_time_of_its_evaluation(tmp_path):
+    recipe = SPEC.recipe.model_copy(update={"epochs": 10, "warmup_epochs": 0, "lr": 0.4, "min_lr": 0.0})
+    found = meter(tmp_path, Position(epoch=5, gradients={"task": 1.0, "bkd": 2.0, "cosine": 0.5}))
+    count(found, LOSSES)
+    found.settle()
+    time.sleep(0.05)
+    record = found.record(50.0, recipe, torch.device("cpu"))
+    assert (record.epoch, record.lr, record.top1) == (6, pytest.approx(0.2), 50.0)
+    assert record.evaluation_seconds >= 0.05
+    assert record.seconds - record.evaluation_seconds == pytest.approx(found.at.epoch_seconds)
+    assert record.losses == {name: total / 23 for name, total in in_turn(LOSSES).items()}
+    assert record.gradients.bkd == 2.0
+
+
+def test_gradients_that_are_not_finite_end_the_run(tmp_path):
+    gradients = {"task": math.inf, "bkd": 2.0, "cosine": 0.5}
+    found = meter(tmp_path, Position(step=1, totals={"ce": 1.0}, gradients=gradients))
+    found.settle()
+    with pytest.raises(UserError, match=r"gradients in epoch 1 are \{'task': inf.*lower the learning rate"):
+        found.record(50.0, SPEC.recipe, torch.device("cpu"))

@@ -13,7 +13,7 @@ from bkdsnn.core import progress
 from bkdsnn.core.errors import UserError
 from bkdsnn.data.events import layouts
 from bkdsnn.data.events.recording import unreadable
-from bkdsnn.data.manifest import FileRecord, Found, digest_of, measure
+from bkdsnn.data.manifest import FileRecord, Found, digest_of, file_record
 
 
 def survey(dataset: Dataset, folder: Path) -> Found:
@@ -42,7 +42,7 @@ class Tour:
         for relative, group in itertools.groupby(self.splits[split], key=lambda item: item.path):
             path, clips = self._folder / relative, list(group)
             try:
-                self._note(split, clips, measure(path))
+                self._note(split, clips, file_record(path))
             except OSError as error:
                 raise unreadable(path, error) from error
             yield path, clips

@@ -16,7 +16,8 @@ from matplotlib.ticker import MaxNLocator
 from bkdsnn.config.figure_plans import CurvePlan, FigurePlan
 from bkdsnn.core.statistics import sample_std
 from bkdsnn.report.figures import style
-from bkdsnn.report.figures.run_history import Epoch, devices_of, read_history
+from bkdsnn.report.figures.run_history import devices_of, read_history
+from bkdsnn.runs.schema import Epoch
 
 COLUMNS = 3
 GAP = 0.085  # between two numbers beside a panel, in heights of it
@@ -163,7 +164,7 @@ def _devices_note(plan: FigurePlan, results: Path) -> Iterator[str]:
 
 
 def _devices(plan: FigurePlan, results: Path) -> set[str]:
-    return {device for run in plan.runs().values() for device in devices_of(run, results)}
+    return {device for run in plan.runs().values() for device in devices_of(plan, run, results)}
 
 
 def _records(plan: FigurePlan, panels: Sequence[Sequence[Line]]) -> Iterator[dict[str, Any]]:

@@ -19,7 +19,8 @@ from bkdsnn.core.errors import UserError
 from bkdsnn.core.statistics import sample_std
 from bkdsnn.models.firing.loop import surrogate_derivative
 from bkdsnn.report.figures import style
-from bkdsnn.report.figures.run_history import Gradients, read_history
+from bkdsnn.report.figures.run_history import read_history
+from bkdsnn.runs.schema import Gradients
 
 PAPER = Neuron(kind="if", surrogate="sigmoid", alpha=4.0)  # Eq. A2
 V = np.linspace(-2, 2, 401)  # v - v_threshold

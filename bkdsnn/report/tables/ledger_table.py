@@ -8,7 +8,8 @@ import pandas as pd
 
 from bkdsnn.core import files
 from bkdsnn.report.tables import latex
-from bkdsnn.runs.ledger import Attempt, read, under_way
+from bkdsnn.runs.ledger import read, under_way
+from bkdsnn.runs.schema import Attempt
 
 KIND = ["device", "kind", "dataset", "network"]
 STATES = ("finished", "interrupted", "failed", "killed", "running")

@@ -15,8 +15,8 @@ from bkdsnn.core.statistics import mcnemar, mean, sample_std
 from bkdsnn.report.tables.cells import ColumnModel, MeasuredCell, Setting, State, TableModel
 from bkdsnn.report.tables.metrics import decimals, measured
 from bkdsnn.report.tables.wording import fixed
-from bkdsnn.runs.artefacts import AGAIN
 from bkdsnn.runs.records import Finished, expect_here, failed, finished
+from bkdsnn.runs.schema import AGAIN
 
 Pair = tuple[Finished, Finished]
 Valued = tuple[Finished, float]
