@@ -14,17 +14,15 @@ def runs_of(targets: Iterable[str], scale: str, neurons: paper.Preset) -> dict[s
 
     Raises `UserError` for an unknown target or scale.
     """
-    expansion, known = paper.Expansion(scale, neurons=neurons), {*catalogue.table_names(), *figures.figure_names()}
-    runs: dict[str, RunSpec] = {}
-    for target in [*targets] or catalogue.table_names():
-        if target not in known:
-            raise unknown("target", target, known)
-        runs |= _runs(expansion, target)
-    return runs
+    expansion = paper.Expansion(scale, neurons=neurons)
+    plans = (planned(expansion, one, expansion.scale.seeds[:1]) for one in [*targets] or catalogue.table_names())
+    return {run.name: run for plan in plans for spec in plan.runs().values() for run in spec.lineage()}
 
 
-def _runs(expansion: paper.Expansion, target: str) -> dict[str, RunSpec]:
-    if target in catalogue.table_names():
-        return expansion.plan(catalogue.load_table(target), expansion.scale.seeds[:1]).runs()
-    shown = figures.plan_figure(expansion, figures.load_figure(target), expansion.scale.seeds[:1]).runs().values()
-    return {run.name: run for spec in shown for run in spec.lineage()}
+def planned(expansion: paper.Expansion, target: str, seeds: Iterable[int] | None) -> paper.Plan | figures.FigurePlan:
+    """Return the plan of a table or figure; an unknown name raises `UserError`."""
+    if target in figures.figure_names():
+        return figures.plan_figure(expansion, figures.load_figure(target), seeds)
+    if target not in catalogue.table_names():
+        raise unknown("target", target, {*catalogue.table_names(), *figures.figure_names()})
+    return expansion.plan(catalogue.load_table(target), seeds)

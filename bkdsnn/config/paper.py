@@ -72,6 +72,10 @@ class At:
         own = self.column.key and key not in self.row.columns
         return f"{self.file}, column '{self.column.key}'" if own else self.row_place
 
+    def __str__(self) -> str:
+        row, column = self.row.key, self.column.key
+        return f"{self.table.name}, row '{row}', column '{column}'" if row else self.file
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -243,7 +247,7 @@ class Expansion:
             "recipe": self._recipe(chosen["recipe"], parts["recipe"]),
             "seed": chosen.get("seed", seed),
         }
-        return parse(RunSpec, spec, f"{at.table.name}, row '{at.row.key}', column '{at.column.key}'")
+        return parse(RunSpec, spec, str(at))
 
     def parts(self, method: str, at: At) -> Parts:
         """Return the layers of each part of a run.
@@ -254,7 +258,7 @@ class Expansion:
         chain = self._chain(method, at.column)
         choices = self._choices(chain, at)
         chosen = merged(choices)
-        dataset = Layer(self.places["dataset", chosen["dataset"]], _stated(self.datasets[chosen["dataset"]]))
+        dataset = Layer(self.places["dataset", chosen["dataset"]], stated(self.datasets[chosen["dataset"]]))
         return {
             "run": choices,
             "dataset": [dataset],
@@ -282,7 +286,7 @@ class Expansion:
         if own.get("teacher") and column.taught_by:
             layers.append(Layer(at.column_place("taught_by"), {"teacher": column.taught_by}))
         if role:
-            layers.append(Layer(at.column_place("recipes"), {"recipe": self._recipe_name(role, column)}))
+            layers.append(Layer(at.column_place("recipes"), {"recipe": self._recipe_name(role, at)}))
         if teachers and (published := self._published(column)) and not own.get("source"):
             evaluated = {} if column.fine_tune else {"recipe": None, "seed": 0}
             layers.append(Layer(at.column_place("pretrained"), {"source": published, **evaluated}))
@@ -308,7 +312,7 @@ class Expansion:
         method = self._method(name)
         base = column.student if method.base == "student" else method.base
         inherited = self._chain(base, column, (*above, name)) if base else []
-        return [*inherited, Layer(self.places["method", name], _stated(method))]
+        return [*inherited, Layer(self.places["method", name], stated(method))]
 
     def _network_layers(self, chosen: Mapping[str, Any], choices: list[Layer], chain: list[Layer]) -> list[Layer]:
         name, places = known("network", chosen["network"], self.networks), origins(choices)
@@ -347,20 +351,21 @@ class Expansion:
             for term in merged(own)
         }
 
-    def _recipe_name(self, role: str, column: Column) -> str:
-        if role not in column.recipes:
-            raise unknown("recipe role", role, column.recipes, f"column '{column.key}'")
-        return known("recipe", column.recipes[role], self.recipes)
+    def _recipe_name(self, role: str, at: At) -> str:
+        if role not in at.column.recipes:
+            where = f"column '{at.column.key}'" if at.column.key else at.file
+            raise unknown("recipe role", role, at.column.recipes, where)
+        return known("recipe", at.column.recipes[role], self.recipes)
 
     def _recipe_layers(self, name: str | None) -> list[Layer]:
         if name is None:
             return []
-        return [Layer(self.places["recipe", name], _stated(self.recipes[name])), *self._overrides("recipes", "*", name)]
+        return [Layer(self.places["recipe", name], stated(self.recipes[name])), *self._overrides("recipes", "*", name)]
 
     def _recipe(self, name: str | None, layers: list[Layer]) -> Recipe | None:
         return parse(Recipe, merged(layers), f"recipe '{name}' at scale '{self.scale.name}'") if name else None
 
 
-def _stated(model: Strict) -> dict[str, Any]:
-    """The fields of an entry that its file states."""
+def stated(model: Strict) -> dict[str, Any]:
+    """Return the fields that were given, not left to their defaults."""
     return {key: getattr(model, key) for key in model.model_fields_set}

@@ -12,7 +12,7 @@ from bkdsnn import models
 from bkdsnn.config import Recipe, RunSpec
 from bkdsnn.core import streams
 from bkdsnn.core.errors import Interrupted, UserError
-from bkdsnn.core.progress import Progress
+from bkdsnn.core.progress import Progress, log
 from bkdsnn.data.loader import Loader
 from bkdsnn.data.mixing import Mixing
 from bkdsnn.distill import Criterion
@@ -23,6 +23,7 @@ from bkdsnn.runs import checkpoint
 from bkdsnn.runs.checkpoint import Position
 from bkdsnn.runs.run_folder import RunFolder
 from bkdsnn.runs.slices import Saver, Slice
+from bkdsnn.training.announcement import announcement
 from bkdsnn.training.evaluate import Evaluation, evaluate
 from bkdsnn.training.meter import Meter
 from bkdsnn.training.optim import learning_rate, make_optimizer
@@ -59,6 +60,8 @@ def train(
     if recompute:
         recomputation.recompute(student)
     trained = shared(student, criterion, recipe, group, device)
+    for line in announcement(spec, recipe, student, loader, folder) if group.main else ():
+        log.info("%s: %s", spec.name, line)
     mixing = Mixing(recipe, spec.dataset.classes, spec.seed)
     optimizer = make_optimizer(recipe, [*student.parameters(), *criterion.parameters()])
     scaler = torch.amp.GradScaler(device.type, enabled=device.type == "cuda" and recipe.precision == "fp16")
