@@ -367,5 +367,6 @@ class Expansion:
 
 
 def stated(model: Strict) -> dict[str, Any]:
-    """Return the fields that were given, not left to their defaults."""
-    return {key: getattr(model, key) for key in model.model_fields_set}
+    """Return the fields that were given, not left to their defaults, and that are part of a spec."""
+    fields = type(model).model_fields
+    return {key: getattr(model, key) for key in model.model_fields_set if not fields[key].exclude}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from bkdsnn.config import RUN_NAME, Dataset, RunSpec, Strict
 from bkdsnn.config.catalogue import CONFIG, load_table, parse, read_yaml, table_names
@@ -44,11 +44,12 @@ def of_file(path: Path, scale: str, name: str | None = None) -> Resolved:
     The file is YAML or JSON: a whole spec as `spec.json` has it, or, with a key `method`, a `Request`. Raises
     `UserError` for a mistake in it, and for a name of none of its runs.
     """
-    content = read_yaml(path)
+    content, expansion = read_yaml(path), Expansion(scale)
     if "method" not in content:
-        return _as_stated(_named(parse(RunSpec, content, str(path)), name), str(path))
+        whole = parse(RunSpec, _completed(content, expansion.datasets), str(path))
+        return _as_stated(_named(whole, name), path.name)
     request = parse(Request, content, str(path))
-    expansion, at = Expansion(scale), _at(request, str(path))
+    at = _at(request, str(path))
     expansion.request(str(path), request.overrides)
     last = expansion.run(request.method, at, request.seed)
     spec = _named(last, name)
@@ -59,6 +60,16 @@ def of_file(path: Path, scale: str, name: str | None = None) -> Resolved:
 def datasets_of(path: Path, scale: str) -> dict[str, Dataset]:
     """Return the datasets, by name, of the runs that a file describes; see `of_file`."""
     return {spec.dataset.name: spec.dataset for spec in of_file(path, scale).spec.lineage()}
+
+
+def _completed(content: Mapping[str, Any], known: Mapping[str, Dataset]) -> dict[str, Any]:
+    """A whole spec with what decides no result, and is not in its JSON: label, page and folder of its datasets."""
+    parents = {key: one for key in ("teacher", "source") if isinstance(one := content.get(key), dict)}
+    data = content.get("dataset")
+    entry = known.get(str(data.get("name"))) if isinstance(data, dict) else None
+    unsaid = {key: getattr(entry, key) for key, field in Dataset.model_fields.items() if entry and field.exclude}
+    completed = {"dataset": {**unsaid, **data}} if entry and data else {}
+    return {**content, **{key: _completed(one, known) for key, one in parents.items()}, **completed}
 
 
 def _at(request: Request, file: str) -> At:

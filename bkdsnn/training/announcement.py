@@ -21,7 +21,8 @@ def announcement(spec: RunSpec, recipe: Recipe, network: nn.Module, loader: Load
     yield f"losses {', '.join(map(_loss, (spec.loss, *spec.distill)))}"
     yield f"recipe {_recipe(recipe, loader.steps)}"
     made = ", made here in place of real data" if data.embedded else ""
-    yield f"data {data.label or data.name}, {loader.train_size:,} training samples, {data.classes} classes{made}"
+    size = f"{loader.train_size:,} training and {loader.test_size:,} test samples"
+    yield f"data {data.label or data.name}, {size}, {data.classes} classes{made}"
     if spec.teacher:
         metrics = json.loads((folder.of(spec.teacher).path / "metrics.json").read_text())
         yield f"teacher {spec.teacher.name}, top-1 {metrics['top1']['last']:.2f} %"
