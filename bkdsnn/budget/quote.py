@@ -17,7 +17,7 @@ from bkdsnn.budget.work import kind
 from bkdsnn.config import RunSpec, catalogue, paper
 from bkdsnn.config import figure_plans as figures
 from bkdsnn.config.settings import Settings
-from bkdsnn.core.errors import UserError, unknown
+from bkdsnn.core.errors import UserError
 
 IN_PATH = re.compile(r"(?:runs|analyses)/(?P<run>[^/]+)/|(?P<target>(?:table|fig)\w+?)(?:-layers)?\.\w+$")
 
@@ -30,18 +30,9 @@ def runs_of(
     Without `seeds` they are those of one seed, the scale's first. Raises `UserError` for an unknown target or scale.
     """
     expansion = paper.Expansion(scale, neurons=neurons)
-    tables, known = catalogue.table_names(), {*catalogue.table_names(), *figures.figure_names()}
     chosen = tuple(seeds or expansion.scale.seeds[:1])
-    runs: dict[str, RunSpec] = {}
-    for target in [*targets] or tables:
-        if target not in known:
-            raise unknown("target", target, known)
-        if target in tables:
-            runs |= expansion.plan(catalogue.load_table(target), chosen).runs()
-        else:
-            shown = figures.plan_figure(expansion, figures.load_figure(target), chosen).runs().values()
-            runs |= {run.name: run for spec in shown for run in spec.lineage()}
-    return runs
+    plans = (figures.planned(expansion, target, chosen) for target in [*targets] or catalogue.table_names())
+    return {run.name: run for plan in plans for spec in plan.runs().values() for run in spec.lineage()}
 
 
 def outstanding(

@@ -16,9 +16,9 @@ Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # w
 def command(
     commands: Commands,
     name: str,
-    function: Callable[[argparse.Namespace], None],
+    function: Callable[[argparse.Namespace], str | None],
 ) -> argparse.ArgumentParser:
-    """Add a subcommand whose help is the docstring of its function."""
+    """Add a subcommand whose help is the docstring of its function; text that it returns is printed."""
     made = commands.add_parser(name, help=function.__doc__, description=function.__doc__)
     made.set_defaults(command=function)
     return made
@@ -28,6 +28,12 @@ def common(one: argparse.ArgumentParser) -> None:
     """Add --scale and --results."""
     one.add_argument("--scale", default="demo", help=f"one of: {', '.join(catalogue.scale_names())} (default: demo)")
     one.add_argument("--results", type=Path, default=Path("results"), help="results folder (default: results)")
+
+
+def described(one: argparse.ArgumentParser) -> None:
+    """Add --spec."""
+    said = "YAML or JSON file that describes a run: a spec.json, or what a cell of a table says (see README)"
+    one.add_argument("--spec", type=Path, help=said)
 
 
 def logged(one: argparse.ArgumentParser) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from bkdsnn.cli import arguments
 from bkdsnn.cli.arguments import positive
-from bkdsnn.config import Dataset, catalogue, paper
+from bkdsnn.config import Dataset, catalogue, paper, resolution
 from bkdsnn.config.settings import data_root, weights_root
 from bkdsnn.core import errors, progress
 from bkdsnn.core.errors import UserError
@@ -18,12 +18,14 @@ def add(commands: arguments.Commands) -> None:
     """Add these subcommands to the parser."""
     one = arguments.command(commands, "data", data)
     one.add_argument("dataset", help="name in config/datasets.yaml")
+    arguments.described(one)
     arguments.common(one)
     one.add_argument("--root", type=Path, help="folder with your data (default: $BKDSNN_DATA_ROOT)")
     arguments.logged(one)
 
     one = arguments.command(commands, "frames", frames)
     one.add_argument("dataset", help="name in config/datasets.yaml")
+    arguments.described(one)
     one.add_argument("--timesteps", type=positive(int), required=True, help="T, frames of one recording")
     arguments.common(one)
     arguments.logged(one)
@@ -79,8 +81,9 @@ def convert(options: argparse.Namespace) -> None:
 
 
 def _dataset(options: argparse.Namespace) -> Dataset:
-    """Return the dataset that was named, if a run of the scale uses it."""
+    """Return the dataset that was named, if a run of the scale or of the file that was named uses it."""
     datasets = {spec.dataset.name: spec.dataset for spec in paper.all_runs(options.scale, seeds=[0]).values()}
+    datasets |= resolution.datasets_of(options.spec, options.scale) if options.spec else {}
     if options.dataset not in datasets:
         raise errors.unknown("dataset", options.dataset, datasets, f"scale '{options.scale}'")
     return datasets[options.dataset]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 
 from bkdsnn.cli import analysis_commands, data_commands, report_commands, run_commands
@@ -17,7 +18,7 @@ def main(arguments: list[str] | None = None) -> int:
     options.arguments = sys.argv[1:] if arguments is None else arguments
     try:
         progress.configure(getattr(options, "log", None) if launch.main() else None)
-        options.command(options)
+        _write(options.command(options) or "")
     except UserError as error:
         progress.log.error("error: %s", error)
         return 1
@@ -28,6 +29,15 @@ def main(arguments: list[str] | None = None) -> int:
         progress.log.info("stopped")
         return 130
     return 0
+
+
+def _write(text: str) -> None:
+    """Write what a subcommand returned to standard output, whose reader may have enough early, as `head` has."""
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the end
 
 
 def parser() -> argparse.ArgumentParser:

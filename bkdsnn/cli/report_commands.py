@@ -88,7 +88,7 @@ def notation(options: argparse.Namespace) -> None:
 
 def schema(options: argparse.Namespace) -> None:
     """Write the JSON schemas of the files in config/, which editors check and complete YAML by."""
-    from bkdsnn.config.schema import write_schemas
+    from bkdsnn.config.json_schema import write_schemas
 
     progress.log.info("schemas: %s", ", ".join(map(str, write_schemas(options.folder))))
 

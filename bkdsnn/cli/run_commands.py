@@ -1,27 +1,32 @@
-"""Subcommands about single runs: list, train, import, time them."""
+"""Subcommands about single runs: list, show, train, import, time them."""
 
 from __future__ import annotations
 
 import argparse
+import json
 import signal
-import sys
 from pathlib import Path
 
 from bkdsnn.cli import arguments
 from bkdsnn.cli.arguments import positive
-from bkdsnn.config import catalogue, paper
+from bkdsnn.config import catalogue, paper, resolution
+from bkdsnn.config import figure_plans as figures
 from bkdsnn.config.settings import recomputes
 from bkdsnn.core import progress
 from bkdsnn.core.errors import UserError
 from bkdsnn.machine import launch
-from bkdsnn.runs.attempts import expect_progress
+from bkdsnn.runs import overview
+from bkdsnn.runs.attempts import expect_progress, expect_ready
 from bkdsnn.runs.run_folder import RunFolder
 
 
 def add(commands: arguments.Commands) -> None:
     """Add these subcommands to the parser."""
     one = arguments.command(commands, "train", train)
-    one.add_argument("run", help="run name; `plan` lists them")
+    one.add_argument(
+        "run", nargs="?", help="run name; `plan` lists them; with --spec, the run it describes if left out"
+    )
+    arguments.described(one)
     arguments.common(one)
     arguments.on_device(one)
     arguments.recomputing(one)
@@ -48,19 +53,43 @@ def add(commands: arguments.Commands) -> None:
     arguments.recomputing(one)
 
     one = arguments.command(commands, "plan", plan)
-    one.add_argument("table", help=f"one of: {', '.join(catalogue.table_names())}")
+    known = ", ".join((*catalogue.table_names(), *figures.figure_names()))
+    one.add_argument("target", help=f"one of: {known}")
+    one.add_argument("--row", help="only this row of the table, or curve of the figure")
+    one.add_argument("--column", help="only this column of the table, or panel of the figure")
+    form = one.add_mutually_exclusive_group()
+    form.add_argument("--json", action="store_true", help="a list of objects in place of text")
+    form.add_argument("--names", action="store_true", help="only the names of the cells' runs, without ancestors")
     arguments.common(one)
     arguments.planned(one)
     arguments.logged(one)
 
+    one = arguments.command(commands, "show", show)
+    one.add_argument(
+        "run", nargs="?", help="run name; `plan` lists them; with --spec, the run it describes if left out"
+    )
+    arguments.described(one)
+    form = one.add_mutually_exclusive_group()
+    form.add_argument("--why", action="store_true", help="also say which file each value came from")
+    form.add_argument("--json", action="store_true", help="the spec as JSON, which `train --spec` reads")
+    arguments.common(one)
+
 
 def train(options: argparse.Namespace) -> None:
     """Carry out a run."""
-    spec = paper.find_run(options.run, options.scale)
+    _expect_run(options)
+    spec = (
+        resolution.of_file(options.spec, options.scale, options.run).spec
+        if options.spec
+        else paper.find_run(options.run, options.scale)
+    )
     results, recompute = options.results / options.scale, recomputes(options.recompute)
     folder, processes = RunFolder(results / "runs", spec), spec.recipe.processes if spec.recipe else 1
     if not launch.started():
         expect_progress(folder, options.attempt)
+        if options.spec:
+            again = f"--spec {options.spec} --scale {options.scale} --results {options.results}"
+            expect_ready(folder, again)
     from bkdsnn.machine import devices
 
     alone = processes == 1 or folder.finished
@@ -99,9 +128,31 @@ def calibrate(options: argparse.Namespace) -> None:
     progress.log.info("%s: used by dry runs from now on", path)
 
 
-def plan(options: argparse.Namespace) -> None:
-    """List the runs of a table and whether they are finished."""
-    chosen = paper.plan(options.table, options.scale, seeds=options.seeds, neurons=options.neurons)
+def plan(options: argparse.Namespace) -> str:
+    """List the runs of a table or figure: row, column, seed, state and name."""
+    expansion = paper.Expansion(options.scale, neurons=options.neurons)
+    chosen = figures.planned(expansion, options.target, options.seeds)
+    runs = overview.listed(chosen, options.results / options.scale / "runs", options.row, options.column)
+    if options.json:
+        return json.dumps([one._asdict() for one in runs], indent=1) + "\n"
+    if options.names:
+        return "".join(f"{one.name}\n" for one in runs if one.role == "cell")
+    return overview.columns(overview.in_words(runs))
+
+
+def show(options: argparse.Namespace) -> str:
+    """Print everything that decides a run: dataset, network, losses, teacher, recipe, seed."""
+    _expect_run(options)
     runs = options.results / options.scale / "runs"
-    for name in chosen.runs():
-        sys.stdout.write(f"{'finished' if (runs / name / 'metrics.json').exists() else 'to do   '} {name}\n")
+    if options.spec:
+        found = resolution.of_file(options.spec, options.scale, options.run)
+    else:
+        found = resolution.resolve(options.run, options.scale, runs / options.run / "spec.json")
+    if options.json:
+        return json.dumps(json.loads(found.spec.canonical()), indent=1) + "\n"
+    return overview.shown(found, RunFolder(runs, found.spec), options.why)
+
+
+def _expect_run(options: argparse.Namespace) -> None:
+    if not (options.run or options.spec):
+        raise UserError("no run; expected its name, which `python -m bkdsnn plan <table>` lists, or --spec <file>")

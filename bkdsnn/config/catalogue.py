@@ -44,8 +44,13 @@ def load_scale(name: str, config: Path = CONFIG) -> Scale:
 
 def load(model: type[M], path: Path, name: str) -> M:
     """Read one model from its own file, in `config` or a folder of it; a mistake raises `UserError`."""
+    return parse(model, {"name": name, **read_yaml(path)}, place(path))
+
+
+def place(path: Path, name: str = "") -> str:
+    """Return how a file of `config` or a folder of it, and an entry in it, are called where a value is explained."""
     folder = "" if path.parent.name == CONFIG.name else f"{path.parent.name}/"
-    return parse(model, {"name": name, **read_yaml(path)}, f"config/{folder}{path.name}")
+    return f"config/{folder}{path.name}" + (f", '{name}'" if name else "")
 
 
 def published_weights(config: Path = CONFIG) -> list[Pretrained]:
@@ -57,7 +62,7 @@ def published_weights(config: Path = CONFIG) -> list[Pretrained]:
 def catalogue(model: type[M], path: Path, named: bool = False) -> dict[str, M]:
     """Read models by name; `named` ones carry their own name."""
     return {
-        name: parse(model, {"name": name, **entry} if named else entry, f"config/{path.name}, '{name}'")
+        name: parse(model, {"name": name, **entry} if named else entry, place(path, name))
         for name, entry in read_yaml(path).items()
     }
 

@@ -29,22 +29,27 @@ class Method(Strict):
     recipe: Role | None = Field(default=None, description="the column's recipe for this role; none: evaluate only")
 
 
-class Column(Strict):
-    """One architecture on one dataset, and what is measured of it."""
+class Subject(Strict):
+    """One architecture on one dataset, with its teacher; entries of the catalogues by name."""
 
-    key: str
-    heading: tuple[str, ...] = Field(description="one label per header level, outermost first")
     dataset: str
     network: str
     teacher: str | None = Field(default=None, description="network of the teachers, where it is another")
     student: str = Field(description="method that distilled students extend")
     taught_by: str | None = Field(default=None, description="method of the teachers, where it is not that of the row")
-    timesteps: dict[Role, int] = Field(default={}, description="T by the role of a run, where it is not the row's")
     recipes: dict[Role, str]
-    metric: MetricName = "top1"
-    difference: Literal["absolute", "relative"] = "absolute"
     pretrained: Pretrained | None = Field(default=None, description="published teacher weights")
     fine_tune: bool = Field(default=False, description="the teacher is trained from them, instead of being them")
+
+
+class Column(Subject):
+    """A subject in a table, and what is measured of it."""
+
+    key: str
+    heading: tuple[str, ...] = Field(description="one label per header level, outermost first")
+    timesteps: dict[Role, int] = Field(default={}, description="T by the role of a run, where it is not the row's")
+    metric: MetricName = "top1"
+    difference: Literal["absolute", "relative"] = "absolute"
     parameters_m: float | None = Field(default=None, description="millions of parameters that the paper prints")
     distill: Terms = Field(default={}, description="options of distillation terms in this column")
     distill_of: dict[str, Terms] = Field(default={}, description="the same for single methods, by method")
@@ -107,7 +112,16 @@ class Table(Strict):
         return self
 
 
-class Scale(Strict):
+class Overrides(Strict):
+    """What stands in place of entries of the catalogues, or of some of their fields, by name."""
+
+    datasets: dict[str, str] = {}
+    networks: dict[str, Fragment] = {}
+    recipes: dict[str, Fragment] = Field(default={}, description="by recipe; '*' applies to all of them first")
+    distill: Terms = Field(default={}, description="by term, such as weights for small feature maps")
+
+
+class Scale(Overrides):
     """What a scale puts in place of the paper's data, widths and recipes."""
 
     name: str
@@ -116,11 +130,17 @@ class Scale(Strict):
     pretrained: Literal["none", "fine-tuned", "all"] = Field(
         description="which of the published weights that columns name are used: only those to be fine-tuned, or all"
     )
-    datasets: dict[str, str] = {}
-    networks: dict[str, Fragment] = {}
-    recipes: dict[str, Fragment] = Field(default={}, description="by recipe; '*' applies to all of them first")
-    distill: Terms = Field(default={}, description="by term, such as weights for small feature maps")
     gpu: bool = Field(default=False, description="whether the workflow asks for a GPU per training")
+
+
+class Request(Subject):
+    """One run that no table names: what a cell of a table says, in a file of its own."""
+
+    method: str
+    student: str = Field(default="", description="method that distilled students extend; the method if left out")
+    timesteps: int | dict[Role, int] = Field(description="T of spiking networks, or T by the role of a run")
+    seed: int = Field(default=0, ge=0)
+    overrides: Overrides = Field(default=Overrides(), description="as in the file of a scale, and over it")
 
 
 def _expect(found: int, expected: int, what: str) -> None:

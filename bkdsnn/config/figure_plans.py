@@ -15,7 +15,7 @@ from pydantic import Field, model_validator
 from bkdsnn.config import RunSpec, Strict
 from bkdsnn.config.catalogue import CONFIG, load, load_table, table_names
 from bkdsnn.config.declarations import Column, Row, Scale, Table
-from bkdsnn.config.paper import Cell, Expansion, Preset, command
+from bkdsnn.config.paper import Cell, Expansion, Plan, Preset, command
 from bkdsnn.core.errors import UserError, unknown
 
 Kind = Literal["gradcam", "histogram", "accuracy-by-time", "accuracy-by-epoch", "gradient", "firing-rates"]
@@ -189,3 +189,12 @@ def _data(expansion: Expansion, cells: Iterable[Cell]) -> dict[str, str | None]:
 def _stood_in_for(expansion: Expansion, cell: Cell) -> str | None:
     wanted = cell.column.dataset
     return None if cell.runs[0].dataset.name == wanted else expansion.datasets[wanted].label
+
+
+def planned(expansion: Expansion, target: str, seeds: Iterable[int] | None) -> Plan | FigurePlan:
+    """Return the plan of a table or figure by its name; an unknown name raises `UserError`."""
+    if target in figure_names():
+        return plan_figure(expansion, load_figure(target), seeds)
+    if target not in table_names():
+        raise unknown("target", target, {*table_names(), *figure_names()})
+    return expansion.plan(load_table(target), seeds)

@@ -5,32 +5,76 @@ config/paper/table2c.yaml --plan(table, scale, seeds)--> Plan of cells, each wit
 
 from __future__ import annotations
 
-import functools
-import itertools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
-from bkdsnn.config import RUN_NAME, Dataset, Network, Neuron, Pretrained, Quantised, Recipe, RunSpec, Term
+from bkdsnn.config import (
+    RUN_NAME,
+    CrossEntropy,
+    Dataset,
+    Network,
+    Neuron,
+    Pretrained,
+    Quantised,
+    Recipe,
+    RunSpec,
+    Strict,
+    Term,
+)
 from bkdsnn.config.catalogue import (
     CONFIG,
+    M,
     all_known,
     catalogue,
     known,
     load_scale,
     load_table,
     parse,
+    place,
     read_yaml,
     table_names,
 )
-from bkdsnn.config.declarations import Column, Method, Row, Scale, Table, Terms
+from bkdsnn.config.declarations import Column, Method, Overrides, Row, Scale, Table
+from bkdsnn.config.layers import Layer, Parts, merged, origins, within
 from bkdsnn.core.errors import UserError, suggest, unknown
 
 Preset = Literal["reference", "paper-text"]
 TERMS = {term.model_fields["method"].default: term for term in get_args(get_args(Term)[0])}
 FAMILIES = {family.model_fields["family"].default: family for family in get_args(get_args(Network)[0])}
+CHOICES = Layer("(default)", {"loss": CrossEntropy(), "teacher": None, "source": None, "recipe": None})
+METHODS_OWN = ("loss", "teacher", "source", "timesteps")  # keys of a method that choose for the run
 TIMELESS = ("ann", "qcfs")  # forms of a network
+
+
+@dataclass(frozen=True)
+class At:
+    """Where runs are asked for: a row and a column of a table, and the file that states them."""
+
+    table: Table
+    row: Row
+    column: Column
+    file: str
+
+    @classmethod
+    def of(cls, table: Table, row: Row, column: Column) -> At:
+        """Return that of a table of the paper."""
+        return cls(table, row, column, f"config/paper/{table.name}.yaml")
+
+    @property
+    def row_place(self) -> str:
+        """The place of the row."""
+        return f"{self.file}, row '{self.row.key}'" if self.row.key else self.file
+
+    def column_place(self, key: str) -> str:
+        """Return the place of one key of the column, which the row may have replaced."""
+        own = self.column.key and key not in self.row.columns
+        return f"{self.file}, column '{self.column.key}'" if own else self.row_place
+
+    def __str__(self) -> str:
+        row, column = self.row.key, self.column.key
+        return f"{self.table.name}, row '{row}', column '{column}'" if row else self.file
 
 
 @dataclass(frozen=True)
@@ -116,22 +160,41 @@ class Expansion:
         if neurons == "paper-text":
             note = f"{self.scale.note.strip()} Neurons are those of the paper's text: IF with a sigmoid surrogate."
             self.scale = self.scale.model_copy(update={"note": note})
-        self.methods = catalogue(Method, config / "methods.yaml")
-        self.neurons = catalogue(Neuron, config / "neurons.yaml")
-        self.datasets = catalogue(Dataset, config / "datasets.yaml", named=True)
+        self.requested: dict[str, Overrides] = {}  # those of single runs, over the scale's, by place
+        self.places: dict[tuple[str, str], str] = {}  # of every entry of a catalogue, by kind and name
+        self.methods = self._placed("method", config / "methods.yaml", Method)
+        self.neurons = self._placed("neuron", config / "neurons.yaml", Neuron)
+        self.datasets = self._placed("dataset", config / "datasets.yaml", Dataset, named=True)
         self.networks = read_yaml(config / "networks.yaml")
+        self.places |= {("network", name): place(config / "networks.yaml", name) for name in self.networks}
         files = sorted((config / "recipes").glob("*.yaml"))
-        self.recipes = {name: recipe for path in files for name, recipe in catalogue(Recipe, path).items()}
-        self.quantised = catalogue(Quantised, config / "quantised.yaml")
-        self._check_scale()
+        self.recipes = {name: one for path in files for name, one in self._placed("recipe", path, Recipe).items()}
+        self.quantised = self._placed("quantised", config / "quantised.yaml", Quantised)
+        self._check(place(config / "scales" / f"{scale}.yaml"), self.scale)
 
-    def _check_scale(self) -> None:
+    def _placed(self, kind: str, path: Path, model: type[M], named: bool = False) -> dict[str, M]:
+        entries = catalogue(model, path, named)
+        self.places |= {(kind, name): place(path, name) for name in entries}
+        return entries
+
+    def request(self, file: str, overrides: Overrides) -> None:
+        """Let the overrides that a file states stand over the scale's."""
+        self._check(file, overrides)
+        self.requested[file] = overrides
+
+    def _check(self, where: str, overrides: Overrides) -> None:
         """Refuse overrides of things that do not exist: they would be ignored in silence."""
-        where = f"config/scales/{self.scale.name}.yaml"
-        all_known("dataset", self.scale.datasets, self.datasets, where)
-        all_known("network", self.scale.networks, self.networks, where)
-        all_known("recipe", self.scale.recipes, {"*", *self.recipes}, where)
-        all_known("term", self.scale.distill, TERMS, where)
+        all_known("dataset", overrides.datasets, self.datasets, where)
+        all_known("network", overrides.networks, self.networks, where)
+        all_known("recipe", overrides.recipes, {"*", *self.recipes}, where)
+        all_known("term", overrides.distill, TERMS, where)
+
+    def _overrides(self, kind: str, *names: str) -> list[Layer]:
+        """Return what overrides entries of one kind, the scale's first."""
+        where = f"config/scales/{self.scale.name}.yaml, {kind}"
+        layers = {where: self.scale, **{f"{file}, {kind}": one for file, one in self.requested.items()}}
+        found = ((where, name, getattr(one, kind).get(name)) for where, one in layers.items() for name in names)
+        return [Layer(f"{where} '{name}'", fields) for where, name, fields in found if fields is not None]
 
     def plan(self, table: Table, seeds: Iterable[int] | None = None) -> Plan:
         """Return the plan of a table; see `paper.plan`."""
@@ -153,8 +216,8 @@ class Expansion:
             all_known("method", methods, self.methods, where)
         for layer in (*layers, *(terms for methods in by_method for terms in methods.values())):
             all_known("term", layer, TERMS, where)
-        for place in table.settings.values():
-            term, option = place.split(".")
+        for setting in table.settings.values():
+            term, option = setting.split(".")
             all_known("term", [term], TERMS, where)
             all_known(f"option of '{term}'", [option], TERMS[term].model_fields, where)
 
@@ -165,27 +228,70 @@ class Expansion:
         if row.columns:
             where = f"config/paper/{table.name}.yaml, 'columns' of row '{row.key}'"
             column = parse(Column, {**dict(column), **row.columns}, where)
-        runs = {run.name: run for run in (self.run(row.method, table, row, column, seed) for seed in seeds)}
+        at = At.of(table, row, column)
+        runs = {run.name: run for run in (self.run(row.method, at, seed) for seed in seeds)}
         baseline = row.delta_against[index] if row.delta_against else None
         return Cell(row, column, tuple(runs.values()), row.paper[index], baseline)
 
-    def run(self, method: str, table: Table, row: Row, column: Column, seed: int) -> RunSpec:
-        """Return the run spec of `method` in the cell of that row and column."""
-        chosen = self._resolved(method, column)
-        related = functools.partial(self.run, table=table, row=row, column=column, seed=seed)
-        published = self._published(column) if chosen.recipe == "teacher" else None
-        evaluated = published is not None and not column.fine_tune
+    def run(self, method: str, at: At, seed: int) -> RunSpec:
+        """Return the run spec of `method` in that row and column."""
+        parts = self.parts(method, at)
+        chosen = merged(parts["run"])
         spec = {
-            "dataset": self._dataset(column.dataset),
-            "network": self._network(chosen, column, _timesteps(chosen, row, column)),
-            "loss": chosen.loss or {"method": "ce"},
-            "distill": self._terms(method, chosen, table, row, column),
-            "teacher": related(column.taught_by or chosen.teacher) if chosen.teacher else None,
-            "source": related(chosen.source) if chosen.source else published,
-            "recipe": None if evaluated else self._recipe(chosen, column),
-            "seed": 0 if evaluated else seed,
+            "dataset": self.datasets[chosen["dataset"]],
+            "network": self._network(parts["network"]),
+            "loss": chosen["loss"],
+            "distill": {term: merged(layers) for term, layers in parts.items() if term in TERMS},
+            "teacher": self.run(chosen["teacher"], at, seed) if chosen["teacher"] else None,
+            "source": self.run(source, at, seed) if isinstance(source := chosen["source"], str) else source,
+            "recipe": self._recipe(chosen["recipe"], parts["recipe"]),
+            "seed": chosen.get("seed", seed),
         }
-        return parse(RunSpec, spec, f"{table.name}, row '{row.key}', column '{column.key}'")
+        return parse(RunSpec, spec, str(at))
+
+    def parts(self, method: str, at: At) -> Parts:
+        """Return the layers of each part of a run.
+
+        The part `run` has the names of what is chosen, `dataset`, `network` and `recipe` the fields of those, and each
+        distillation term its options.
+        """
+        chain = self._chain(method, at.column)
+        choices = self._choices(chain, at)
+        chosen = merged(choices)
+        dataset = Layer(self.places["dataset", chosen["dataset"]], stated(self.datasets[chosen["dataset"]]))
+        return {
+            "run": choices,
+            "dataset": [dataset],
+            "network": self._network_layers(chosen, choices, chain),
+            "recipe": self._recipe_layers(chosen["recipe"]),
+            **self._terms(method, chain, at),
+        }
+
+    def _choices(self, chain: list[Layer], at: At) -> list[Layer]:
+        """Which entries of the catalogues a run is made of."""
+        own, stated, column = merged(chain), origins(chain), at.column
+        role = own.get("recipe")
+        teachers = role == "teacher"
+        network = "teacher" if teachers and column.teacher else "network"
+        layers = [
+            CHOICES,
+            Layer(at.row_place, {"timesteps": at.row.timesteps}),
+            Layer(at.column_place("dataset"), {"dataset": known("dataset", column.dataset, self.datasets)}),
+            *(Layer(layer.place, {"dataset": layer.fields}) for layer in self._overrides("datasets", column.dataset)),
+            Layer(at.column_place(network), {"network": getattr(column, network)}),
+        ]
+        if role in column.timesteps:
+            layers.append(Layer(at.column_place("timesteps"), {"timesteps": column.timesteps[role]}))
+        layers += [Layer(stated[key], {key: own[key]}) for key in METHODS_OWN if own.get(key)]
+        if own.get("teacher") and column.taught_by:
+            layers.append(Layer(at.column_place("taught_by"), {"teacher": column.taught_by}))
+        if role:
+            layers.append(Layer(at.column_place("recipes"), {"recipe": self._recipe_name(role, at)}))
+        if teachers and (published := self._published(column)) and not own.get("source"):
+            evaluated = {} if column.fine_tune else {"recipe": None, "seed": 0}
+            layers.append(Layer(at.column_place("pretrained"), {"source": published, **evaluated}))
+        known("dataset", merged(layers)["dataset"], self.datasets)
+        return layers
 
     def _published(self, column: Column) -> Pretrained | None:
         wanted = {"none": False, "fine-tuned": column.fine_tune, "all": True}
@@ -196,66 +302,71 @@ class Expansion:
             raise unknown("method", name, self.methods, "config/methods.yaml")
         return self.methods[name]
 
-    def _resolved(self, name: str, column: Column) -> Method:
-        """The method with everything that it inherits from its base."""
+    def _chain(self, name: str, column: Column, above: tuple[str, ...] = ()) -> list[Layer]:
+        """What a method states, after everything that it inherits from its base."""
+        if name in above:
+            raise UserError(
+                f"method '{name}' extends itself ({' > '.join([*above, name])}); expected a 'student' (of a column) "
+                "and a 'base' (of a method) that stand by themselves, such as sew-resnet"
+            )
         method = self._method(name)
-        if method.base is None:
-            return method
-        base = self._resolved(column.student if method.base == "student" else method.base, column)
-        return base.model_copy(
-            update={
-                **{key: getattr(method, key) for key in method.model_fields_set},
-                "network": {**base.network, **method.network},
-                "distill": _merged([base.distill, method.distill]),
-            }
-        )
+        base = column.student if method.base == "student" else method.base
+        inherited = self._chain(base, column, (*above, name)) if base else []
+        return [*inherited, Layer(self.places["method", name], stated(method))]
 
-    def _dataset(self, name: str) -> Dataset:
-        real = known("dataset", name, self.datasets)
-        chosen = known("dataset", self.scale.datasets.get(real, real), self.datasets)
-        return self.datasets[chosen]
-
-    def _network(self, method: Method, column: Column, timesteps: int | None) -> Network:
-        own = column.teacher if method.recipe == "teacher" else None
-        name = known("network", own or column.network, self.networks)
-        fields = {"family": "resnet", "name": name, **self.networks[name]}
-        fields |= {**self.scale.networks.get(name, {}), **method.network}
-        if neuron := fields.get("neuron"):
-            neuron = "paper-text" if self.preset == "paper-text" else neuron
-            fields["neuron"] = self.neurons[known("neuron", neuron, self.neurons)]
-        if quantised := fields.get("quantised"):
-            fields["quantised"] = self.quantised[known("quantised", quantised, self.quantised)]
+    def _network_layers(self, chosen: Mapping[str, Any], choices: list[Layer], chain: list[Layer]) -> list[Layer]:
+        name, places = known("network", chosen["network"], self.networks), origins(choices)
+        layers = [
+            Layer(places["network"], {"name": name}),
+            Layer(self.places["network", name], self.networks[name]),
+            *self._overrides("networks", name),
+            *within(chain, "network"),
+        ]
+        fields, stated = merged(layers), origins(layers)
+        for key, entries in (("neuron", self.neurons), ("quantised", self.quantised)):
+            if entry := fields.get(key):
+                entry = "paper-text" if (key, self.preset) == ("neuron", "paper-text") else entry
+                where = self.places[key, known(key, entry, entries)]
+                layers.append(Layer(f"{where}, by {stated[key]}", {key: entries[entry]}))
         if fields.get("form") not in TIMELESS:
-            fields["timesteps"] = timesteps
+            layers.append(Layer(places["timesteps"], {"timesteps": chosen["timesteps"]}))
+        return layers
+
+    def _network(self, layers: list[Layer]) -> Network:
+        fields = {"family": "resnet", **merged(layers)}
         family = FAMILIES[known("family", fields["family"], FAMILIES)]
-        return parse(family, fields, f"network '{name}' at scale '{self.scale.name}'")
+        return parse(family, fields, f"network '{fields['name']}' at scale '{self.scale.name}'")
 
-    def _terms(self, name: str, method: Method, table: Table, row: Row, column: Column) -> Terms:
-        layers = [table.distill, column.distill, column.distill_of.get(name, {}), self.scale.distill, row.distill]
-        merged = _merged([method.distill, *layers])
-        return {term: merged[term] for term in method.distill}
+    def _terms(self, name: str, chain: list[Layer], at: At) -> Parts:
+        own = within(chain, "distill")
+        layers = [
+            *own,
+            Layer(at.file, at.table.distill),
+            Layer(at.column_place("distill"), at.column.distill),
+            Layer(at.column_place("distill_of"), at.column.distill_of.get(name, {})),
+        ]
+        over = Layer(at.row_place, at.row.distill)
+        return {
+            term: [*within(layers, term), *self._overrides("distill", term), *within([over], term)]
+            for term in merged(own)
+        }
 
-    def _recipe(self, method: Method, column: Column) -> Recipe | None:
-        if method.recipe is None:
-            return None
-        if method.recipe not in column.recipes:
-            raise unknown("recipe role", method.recipe, column.recipes, f"column '{column.key}'")
-        name = known("recipe", column.recipes[method.recipe], self.recipes)
-        overrides = itertools.chain(self.scale.recipes.get("*", {}).items(), self.scale.recipes.get(name, {}).items())
-        fields = self.recipes[name].model_dump() | dict(overrides)
-        return parse(Recipe, fields, f"recipe '{name}' at scale '{self.scale.name}'")
+    def _recipe_name(self, role: str, at: At) -> str:
+        if role not in at.column.recipes:
+            where = f"column '{at.column.key}'" if at.column.key else at.file
+            raise unknown("recipe role", role, at.column.recipes, where)
+        return known("recipe", at.column.recipes[role], self.recipes)
+
+    def _recipe_layers(self, name: str | None) -> list[Layer]:
+        if name is None:
+            return []
+        return [Layer(self.places["recipe", name], stated(self.recipes[name])), *self._overrides("recipes", "*", name)]
+
+    def _recipe(self, name: str | None, layers: list[Layer]) -> Recipe | None:
+        return parse(Recipe, merged(layers), f"recipe '{name}' at scale '{self.scale.name}'") if name else None
 
 
-def _timesteps(method: Method, row: Row, column: Column) -> int | None:
-    """T of a spiking run: its method's own, or else the column's for its role, or else the row's."""
-    own = column.timesteps.get(method.recipe) if method.recipe else None
-    return method.timesteps or own or row.timesteps
-
-
-def _merged(layers: Iterable[Terms]) -> Terms:
-    """Return the options of every term; a later layer overrides an earlier one option by option."""
-    merged: Terms = {}
-    for layer in layers:
-        for term, options in layer.items():
-            merged[term] = {**merged.get(term, {}), **options}
-    return merged
+def stated(model: Strict) -> dict[str, Any]:
+    """Return the fields that were given, not left to their defaults, and that are part of a spec."""
+    fields = type(model).model_fields
+    return {key: getattr(model, key) for key in model.model_fields_set if not fields[key].exclude}

@@ -9,6 +9,7 @@ from safetensors import SafetensorError, safe_open
 
 from bkdsnn.core.errors import UserError
 from bkdsnn.runs import schema
+from bkdsnn.runs.artefacts import data_records
 from bkdsnn.runs.run_folder import RunFolder
 from bkdsnn.runs.schema import Failure, Place
 
@@ -41,3 +42,22 @@ def expect_progress(folder: RunFolder, attempt: int) -> None:
     if not told:
         folder.failed(message)
     raise UserError(message)
+
+
+def expect_ready(folder: RunFolder, options: str) -> None:
+    """Raise `UserError` with the command to give first, if data or runs that this one needs are not there.
+
+    `options` are those of the command that was given.
+    """
+    spec, python = folder.spec, "`python -m bkdsnn"
+    for record in data_records(spec):
+        if not (folder.runs.parent / "data" / record).is_file():
+            clips = record.removesuffix(".json").removeprefix(f"{spec.dataset.name}")
+            made = f"frames {spec.dataset.name} --timesteps {clips[2:]}" if clips else f"data {spec.dataset.name}"
+            raise UserError(f"run {spec.name}: no {record} of its data; first {python} {made} {options}`")
+    for parent in spec.parents():
+        if not folder.of(parent).finished:
+            role = "teacher" if parent == spec.teacher else "source"
+            raise UserError(
+                f"run {spec.name}: its {role} is not trained; first {python} train {parent.name} {options}`"
+            )

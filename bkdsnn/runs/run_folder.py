@@ -48,6 +48,12 @@ class RunFolder:
         """Whether the run ended well."""
         return (self.path / "metrics.json").is_file()
 
+    @property
+    def state(self) -> str:
+        """In words: `finished`, `failed` at the last attempt, `partial` (it has a checkpoint), or `to do`."""
+        signs = {"finished": "metrics.json", "failed": "failure.json", "partial": "checkpoints/last.safetensors"}
+        return next((state for state, name in signs.items() if (self.path / name).is_file()), "to do")
+
     def of(self, spec: RunSpec) -> RunFolder:
         """Return the folder of another run of the same scale."""
         return RunFolder(self.runs, spec)
@@ -76,8 +82,12 @@ class RunFolder:
         return stream
 
     def begin(self, device: str, origin: Place, memory: Callable[[], float]) -> None:
-        """Enter an attempt that begins where the checkpoint stands; `memory` tells its peak memory in MiB."""
+        """Enter an attempt that begins where the checkpoint stands, and write `spec.json`.
+
+        `memory` tells its peak memory in MiB.
+        """
         self.attempt = AttemptWriter(self.ledger, memory, self.spec, device, origin)
+        files.write_json(self.path / "spec.json", json.loads(self.spec.canonical()))
 
     def saved(self, epoch: int, step: int) -> None:
         """Enter that the attempt saved a checkpoint."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 from pathlib import Path
 
 import numpy as np
@@ -121,7 +120,6 @@ def write_artefacts(
     """Write everything that a run leaves; `metrics.json` last, for it alone marks success."""
     spec, path = folder.spec, folder.path
     folder.write_history(history)
-    files.write_json(path / "spec.json", json.loads(spec.canonical()))
     checkpoint.write_tensors(path / "weights.safetensors", network.state_dict(), {"spec": spec.digest})
     with files.replacing(path / "predictions.npz") as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, predicted=evaluation.predicted.astype(np.int16), correct=evaluation.correct)

@@ -8,7 +8,7 @@ import torch
 
 from bkdsnn.config import Recipe, RunSpec
 from bkdsnn.core.errors import Interrupted, UserError
-from bkdsnn.core.progress import Progress
+from bkdsnn.core.progress import Progress, log
 from bkdsnn.data.loader import Loader
 from bkdsnn.machine.distributed import ALONE, Group
 from bkdsnn.models import Network
@@ -18,6 +18,7 @@ from bkdsnn.runs.checkpoint import Position
 from bkdsnn.runs.run_folder import RunFolder
 from bkdsnn.runs.schema import Epoch
 from bkdsnn.runs.slices import Saver, Slice
+from bkdsnn.training.announcement import announcement
 from bkdsnn.training.evaluate import Evaluation, evaluate
 from bkdsnn.training.meter import Meter
 from bkdsnn.training.optim import learning_rate
@@ -50,6 +51,8 @@ def train(
     if spec.source:
         load_source(student, spec, folder, resources)
     step = Step(spec, recipe, student, criterion, teacher, group)
+    for line in announcement(spec, recipe, student, loader, folder) if group.main else ():
+        log.info("%s: %s", spec.name, line)
     with group.first_alone():  # which may have to move a damaged checkpoint aside
         at = checkpoint.resume(folder.checkpoint, spec.digest, *step.state)
     if group.main:

@@ -22,7 +22,7 @@ from bkdsnn.config import paper
 from bkdsnn.config.settings import Settings
 from bkdsnn.core import progress
 from bkdsnn.core.errors import RESUMABLE, Interrupted, UserError
-from bkdsnn.runs import checkpoint
+from bkdsnn.runs import checkpoint, records
 from bkdsnn.runs.run_folder import RunFolder
 from bkdsnn.training.execute import execute
 
@@ -99,11 +99,11 @@ def contents(folder):
 
 ARGUMENTS = {
     "train": {
-        *("run", "--scale", "--results", "--device", "--threads", "--recompute"),
+        *("run", "--spec", "--scale", "--results", "--device", "--threads", "--recompute"),
         *("--attempt", "--minutes", "--resources", "--log"),
     },
-    "data": {"dataset", "--scale", "--results", "--root", "--log"},
-    "frames": {"dataset", "--timesteps", "--scale", "--results", "--log"},
+    "data": {"dataset", "--spec", "--scale", "--results", "--root", "--log"},
+    "frames": {"dataset", "--spec", "--timesteps", "--scale", "--results", "--log"},
     "weights": {"name", "--root", "--resources", "--log"},
     "activity": {"run", "--scale", "--results", "--device", "--threads", "--log"},
     "table": {"table", "--scale", "--results", "--neurons", "--seeds", "--log", "--mac-pj", "--ac-pj"},
@@ -113,7 +113,11 @@ ARGUMENTS = {
     "gradcam": {"figure", "--scale", "--results", "--neurons", "--seeds", "--device", "--threads", "--log"},
     "features": {"figure", "--scale", "--results", "--neurons", "--seeds", "--device", "--threads", "--log"},
     "figure": {"figure", "--scale", "--results", "--neurons", "--seeds", "--figures", "--log"},
-    "plan": {"table", "--scale", "--results", "--neurons", "--seeds", "--log"},
+    "plan": {
+        *("target", "--row", "--column", "--json", "--names"),
+        *("--scale", "--results", "--neurons", "--seeds", "--log"),
+    },
+    "show": {"run", "--spec", "--why", "--json", "--scale", "--results"},
     "calibrate": {
         *("targets", "--scale", "--results", "--neurons"),
         *("--seconds", "--device", "--threads", "--recompute", "--log"),
@@ -152,7 +156,14 @@ MISTAKES = [
     ("weights torchvision/ResNet18_Weights.IMAGENET1K_V1 --root none", "'weights.root' (or BKDSNN_WEIGHTS_ROOT): no"),
     ("table table2e", "unknown table 'table2e' (did you mean 'table"),
     ("table table2a --seeds -1", "'seed': Input should be greater than or equal to 0, found -1"),
-    ("plan 2c", "unknown table '2c'; expected one of: table"),
+    ("plan 2c", "unknown target '2c'; expected one of: fig2a"),
+    ("plan table2a --row bkdsn", "unknown row 'bkdsn' (did you mean 'bkdsnn'?)"),
+    ("plan fig4 --column R-19", "unknown column 'R-19' (did you mean 'R-18'?)"),
+    ("train", "no run; expected its name, which `python -m bkdsnn plan <table>` lists, or --spec <file>"),
+    ("train --spec mine.yaml", "mine.yaml: no such file"),
+    ("show", "no run; expected its name"),
+    ("show digits", "'digits' is not a run name"),
+    (f"show {STUDENT.name}", f"unknown run '{STUDENT.name}' in scale 'demo'"),
     ("plan table2c --scale huge", "unknown scale 'huge'; expected one of: demo, lite, paper, smoke"),
     ("import none --scale smoke", "none: no such file or folder"),
     ("import . --scale smok", "unknown scale 'smok' (did you mean 'smoke'?)"),
@@ -190,7 +201,7 @@ def test_an_unknown_run_is_answered_by_the_nearest_and_by_where_the_others_are_l
         ("train run --threads 1.5", "argument --threads: invalid int value: '1.5'"),
         ("table table2a --neurons lif", "argument --neurons: invalid choice: 'lif'"),
         ("table table2a --seeds", "argument --seeds: expected at least one argument"),
-        ("train", "the following arguments are required: run"),
+        ("plan table2a --json --names", "argument --names: not allowed with argument --json"),
         ("tabel", "argument command: invalid choice: 'tabel'"),
         ("", "the following arguments are required: command"),
     ],
@@ -205,25 +216,39 @@ def test_wrong_usage_names_the_argument(arguments, message, capsys):
 # ---- What the commands do --------------------------------------------------------------------------------------------
 
 
-def test_plan_lists_the_runs_in_order_with_their_state(prepared):
+def test_plan_lists_the_runs_of_every_cell_after_their_ancestors_with_their_state(prepared):
     ended = bkdsnn("plan", "table2a", *SMOKE, "--results", prepared, cwd=prepared)
     assert (ended.returncode, ended.stderr) == (0, "")
-    expected = [f"{'finished' if name == TEACHER.name else 'to do   '} {name}" for name in PLAN.runs()]
-    assert ended.stdout.splitlines() == expected
+    lines = [re.split(" {2,}", line) for line in ended.stdout.splitlines()]
+    cells = {(cell.row.key, cell.column.key, f"seed {run.seed}"): run.name for cell in PLAN.cells for run in cell.runs}
+    assert {tuple(line[:3]): line[4] for line in lines if "(" not in line[0]} == cells
+    assert {line[4] for line in lines} == PLAN.runs().keys() and len(lines) > len(cells)
+    assert {line[4]: line[3] for line in lines} == {
+        name: "finished" if name == TEACHER.name else "to do" for name in PLAN.runs()
+    }
 
 
 def test_training_tells_its_progress_on_standard_error_and_in_the_log(results, tmp_path):
     log = tmp_path / "logs" / "run.log"
     ended = python("-m", "bkdsnn", *training(STUDENT, results, "--log", log), cwd=tmp_path)
     assert (ended.returncode, ended.stdout) == (0, "")
-    first, second = ended.stderr.splitlines()
+    first, *about, second = ended.stderr.splitlines()
     number = r"\d+\.\d{3}"
     assert re.fullmatch(rf"{STUDENT.name}: on \S+ CPU, 1 threads", first)
     assert re.fullmatch(
         rf"{STUDENT.name}: epoch 1/1, ce {number}, bkd {number}, ld {number}, top-1 \d+\.\d\d %, done", second
     )
+    taught = records.finished(TEACHER, results / "smoke").metrics.top1.last
+    assert about == [
+        f"{STUDENT.name}: network resnet20 (resnet, sew), 2,718 parameters, T = 4",
+        f"{STUDENT.name}: losses ce, bkd (weight 0.0007), ld (weight 1.0)",
+        f"{STUDENT.name}: recipe 1 epochs of 4 batches of 10, sgd, lr 0.1 (cosine down to 0), weight decay 0",
+        f"{STUDENT.name}: data digits, smoke test (embedded), 40 training and 20 test samples, 10 classes, "
+        "made here in place of real data",
+        f"{STUDENT.name}: teacher {TEACHER.name}, top-1 {taught:.2f} %",
+    ]
     times, logged = zip(*(line.split(" INFO ") for line in log.read_text().splitlines()))
-    assert list(logged) == [first, second]
+    assert list(logged) == [first, *about, second]
     assert all(re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3}", time) for time in times)
 
     again = bkdsnn(*training(STUDENT, results, "--log", log), cwd=tmp_path)
@@ -345,7 +370,7 @@ def weights_after(scale):
     return load((RunFolder(scale / "runs", STUDENT).path / "weights.safetensors").read_bytes())
 
 
-FRESH = {"checkpoints/lock", "ledger", "checkpoints/last.safetensors", "history.jsonl"}
+FRESH = {"checkpoints/lock", "ledger", "spec.json", "checkpoints/last.safetensors", "history.jsonl"}
 FRESH |= {"weights.safetensors", "predictions.npz", "metrics.json"}
 RESUMED = {"checkpoints/last.safetensors"}  # replacing this frees space for the rest
 

@@ -9,7 +9,7 @@ import yaml
 
 from bkdsnn import cli
 from bkdsnn.config.catalogue import CONFIG
-from bkdsnn.config.schema import schemas
+from bkdsnn.config.json_schema import schemas
 
 SCHEMAS = schemas()
 FILES = sorted(path for path in CONFIG.rglob("*.yaml"))

@@ -1,0 +1,120 @@
+"""What a run is made of and which file states each value; runs that a file of the user's asks for. Free of torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from bkdsnn.config import RUN_NAME, Dataset, RunSpec, Strict
+from bkdsnn.config.catalogue import CONFIG, load_table, parse, read_yaml, table_names
+from bkdsnn.config.declarations import Column, Request, Row, Subject, Table
+from bkdsnn.config.layers import Layer, Parts, merged
+from bkdsnn.config.paper import At, Expansion, Preset, find_run, stated
+from bkdsnn.core.errors import unknown
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A run, the places that ask for it, and the layers of its parts (`Expansion.parts`) in the first of them."""
+
+    spec: RunSpec
+    parts: Parts
+    asked_by: tuple[str, ...]
+
+
+def resolve(name: str, scale: str, stored: Path, config: Path = CONFIG) -> Resolved:
+    """Return a run of a table, whatever its seed and neurons, or else the one that `stored`, a `spec.json`, describes.
+
+    A name that is of neither raises `UserError`.
+    """
+    match = RUN_NAME.match(name)
+    for preset in get_args(Preset) if match else ():
+        expansion = Expansion(scale, neurons=preset, config=config)
+        if found := list(_cells(expansion, name, int(match["seed"]), config)):  # type: ignore[index]
+            (method, at, spec), places = found[0], tuple(str(at) for _, at, _ in found)
+            return Resolved(spec, expansion.parts(method, at), places)
+    return of_file(stored, scale) if match and stored.is_file() else _as_stated(find_run(name, scale, config), name)
+
+
+def of_file(path: Path, scale: str, name: str | None = None) -> Resolved:
+    """Return the run that a file describes, or the one of that name among those it builds on.
+
+    The file is YAML or JSON: a whole spec as `spec.json` has it, or, with a key `method`, a `Request`. Raises
+    `UserError` for a mistake in it, and for a name of none of its runs.
+    """
+    content, expansion = read_yaml(path), Expansion(scale)
+    if "method" not in content:
+        whole = parse(RunSpec, _completed(content, expansion.datasets), str(path))
+        return _as_stated(_named(whole, name), path.name)
+    request = parse(Request, content, str(path))
+    at = _at(request, str(path))
+    expansion.request(str(path), request.overrides)
+    last = expansion.run(request.method, at, request.seed)
+    spec = _named(last, name)
+    method = _asked(expansion, request.method, at, last, spec.name)
+    return Resolved(spec, expansion.parts(method or request.method, at), (str(path),))
+
+
+def datasets_of(path: Path, scale: str) -> dict[str, Dataset]:
+    """Return the datasets, by name, of the runs that a file describes; see `of_file`."""
+    return {spec.dataset.name: spec.dataset for spec in of_file(path, scale).spec.lineage()}
+
+
+def _completed(content: Mapping[str, Any], known: Mapping[str, Dataset]) -> dict[str, Any]:
+    """A whole spec with what decides no result, and is not in its JSON: label, page and folder of its datasets."""
+    parents = {key: one for key in ("teacher", "source") if isinstance(one := content.get(key), dict)}
+    data = content.get("dataset")
+    entry = known.get(str(data.get("name"))) if isinstance(data, dict) else None
+    unsaid = {key: getattr(entry, key) for key, field in Dataset.model_fields.items() if entry and field.exclude}
+    completed = {"dataset": {**unsaid, **data}} if entry and data else {}
+    return {**content, **{key: _completed(one, known) for key, one in parents.items()}, **completed}
+
+
+def _at(request: Request, file: str) -> At:
+    """The table of one cell that the file stands for."""
+    by_role = request.timesteps if isinstance(request.timesteps, dict) else {}
+    subject = {key: getattr(request, key) for key in Subject.model_fields} | {
+        "student": request.student or request.method
+    }
+    column = Column(key="", heading=(), timesteps=by_role, **subject)
+    timesteps = None if by_role else request.timesteps
+    row = Row.model_validate(
+        {"method": request.method, "key": "", "group": "", "timesteps": timesteps, "paper": [None]}
+    )
+    table = Table(name=file, number="", title="", metric="", groups={"": ""}, columns=(column,), rows=(row,))
+    return At(table, row, column, file)
+
+
+def _named(spec: RunSpec, name: str | None) -> RunSpec:
+    runs = {run.name: run for run in spec.lineage()}
+    if name is not None and name not in runs:
+        raise unknown("run", name, runs)
+    return runs[name or spec.name]
+
+
+def _as_stated(spec: RunSpec, place: str) -> Resolved:
+    """A run all of whose values one file states."""
+    parts: dict[str, Strict | None] = {"dataset": spec.dataset, "network": spec.network, "recipe": spec.recipe}
+    parts |= {term.method: term for term in spec.distill}
+    layers = {key: [Layer(place, stated(part))] for key, part in {"run": spec, **parts}.items() if part}
+    return Resolved(spec, layers, (place,))
+
+
+def _cells(expansion: Expansion, name: str, seed: int, config: Path) -> Iterator[tuple[str, At, RunSpec]]:
+    """Every cell that needs a run: the method by which it is asked for there, the cell, the run."""
+    for table in (load_table(one, config) for one in table_names(config)):
+        for cell in expansion.plan(table, [seed]).cells:
+            at, found = At.of(table, cell.row, cell.column), {run.name: run for run in cell.runs[0].lineage()}
+            if name in found and (method := _asked(expansion, cell.row.method, at, cell.runs[0], name)):
+                yield method, at, found[name]
+
+
+def _asked(expansion: Expansion, method: str, at: At, run: RunSpec, name: str) -> str | None:
+    """The method by which the run of that name is asked for, if it is `run` or among its ancestors."""
+    if run.name == name:
+        return method
+    chosen = merged(expansion.parts(method, at)["run"])
+    parents = ((chosen[key], getattr(run, key)) for key in ("teacher", "source") if isinstance(chosen[key], str))
+    return next(filter(None, (_asked(expansion, by, at, parent, name) for by, parent in parents)), None)
