@@ -228,9 +228,7 @@ def test_a_run_that_was_named_by_all_its_fields_is_refused_with_one_message(runs
     run = next(iter(runs.values()))
     earlier = json.loads(run.canonical()) | {"versions": {"data": 1, "model": 1, "method": 1, "trainer": 1}}
     (tmp_path / "spec.json").write_text(json.dumps(earlier))
-    with pytest.raises(
-        UserError, match=rf"{tmp_path}/spec.json: 'versions' of the run's parts are .* remove that"
-    ):
+    with pytest.raises(UserError, match=rf"{tmp_path}/spec.json: 'versions' of the run's parts are .* remove that"):
         expect_spec(tmp_path, run)
 
 
