@@ -119,9 +119,7 @@ def test_a_manifest_of_another_spec_is_refused_and_the_key_named(change, key, tm
 def test_a_manifest_of_an_older_data_version_is_refused(tmp_path, monkeypatch):
     prepare(EMBEDDED, None, tmp_path / "m.json")
     monkeypatch.setattr(Dataset, "version", 999)
-    with pytest.raises(
-        UserError, match=r"'versions' is {}, but this run's dataset 'tiny' has {'Dataset.version': 999}"
-    ):
+    with pytest.raises(UserError, match=r"'versions' is {}, but this run's dataset 'tiny' has {'Dataset.version': 9"):
         _open(EMBEDDED, tmp_path / "m.json")
 
 

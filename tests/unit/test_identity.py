@@ -34,6 +34,8 @@ from bkdsnn.config import (
 )
 from bkdsnn.config.catalogue import scale_names
 from bkdsnn.config.paper import all_runs
+from bkdsnn.core.errors import UserError
+from bkdsnn.runs.artefacts import expect_spec
 
 ROOT = Path(__file__).resolve().parents[2]
 GOLDEN = ROOT / "tests" / "golden" / "run-names"
@@ -124,6 +126,8 @@ def test_what_is_revised_is_a_value_that_the_field_can_have(part):
 DESCRIBE = """
 import json
 from bkdsnn.config.paper import all_runs
+from bkdsnn.core.errors import UserError
+from bkdsnn.runs.artefacts import expect_spec
 print(json.dumps({name: run.canonical() for name, run in all_runs("demo", seeds=[0]).items()}))
 """
 
@@ -215,11 +219,17 @@ def test_a_description_of_another_version_is_refused(runs, monkeypatch):
     lasnn = next(run for run in runs.values() if any(isinstance(term, LaSNN) for term in run.distill))
     before = lasnn.canonical()
     monkeypatch.setattr(LaSNN, "version", 2)
-    with pytest.raises(
-        ValidationError, match=r"'versions' of the run's parts are {}, but in this code {'LaSNN.version"
-    ):
+    with pytest.raises(ValidationError, match=r"'versions' of the run's parts are {}, but in this code {'LaSNN"):
         RunSpec.model_validate_json(before)
     assert RunSpec.model_validate_json(lasnn.canonical()).digest == lasnn.digest
+
+
+def test_a_run_that_was_named_by_all_its_fields_is_refused_with_one_message(runs, tmp_path):
+    run = next(iter(runs.values()))
+    earlier = json.loads(run.canonical()) | {"versions": {"data": 1, "model": 1, "method": 1, "trainer": 1}}
+    (tmp_path / "spec.json").write_text(json.dumps(earlier))
+    with pytest.raises(UserError, match=rf"{tmp_path}/spec.json: 'versions' of the run's parts are .* remove that"):
+        expect_spec(tmp_path, run)
 
 
 def test_every_run_is_read_back_from_its_description(runs):
