@@ -431,7 +431,7 @@ def test_a_training_at_demo_scale_imports_no_heavy_package_and_tells_the_time_le
 
 def test_plans_are_built_without_torch(tmp_path):
     probe = (
-        "import sys; from bkdsnn.config import paper, settings;"
+        "import sys; from bkdsnn.config import catalogue, paper, settings;"
         "runs = [paper.all_runs(scale) for scale in catalogue.scale_names()];"
         f"print(all(runs), [name for name in {('torch', 'numpy', *HEAVY)!r} if name in sys.modules])"
     )
