@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from bkdsnn.config.datasets import Interpolation, View
 from bkdsnn.config.strict import Strict
+from bkdsnn.config.surrogates import known_surrogate
 
 Count = Annotated[int, Field(gt=0)]
 AnyCount = Annotated[int, Field(ge=0)]
@@ -23,6 +24,7 @@ class Neuron(Strict):
     `if`: H = V + x. `lif`: H = V + (x - (V - v_reset)) / tau with `decay_input`, else H = V - (V - v_reset) / tau + x.
     `plif` is `lif` whose 1 / tau is learned, one number for all neurons of a layer; `tau` is where it begins.
     `v_reset` None is a soft reset (V = H - v_threshold S). `v_init` is the membrane before the first step.
+    `surrogate` is an entry of `SURROGATES` in `bkdsnn/config/surrogates.py`.
     """
 
     kind: Literal["if", "lif", "plif"]
@@ -32,7 +34,7 @@ class Neuron(Strict):
     v_reset: float | None = 0.0
     v_init: float = 0.0
     detach_reset: bool = True
-    surrogate: Literal["atan", "sigmoid", "triangle", "rectangle"]
+    surrogate: Annotated[str, AfterValidator(known_surrogate)]
     alpha: float = Field(gt=0, description="steepness (atan, sigmoid) or width (rectangle) of the surrogate")
 
 
