@@ -14,6 +14,7 @@ from torch import Tensor
 
 from bkdsnn import models
 from bkdsnn.analysis.activity_records import Activity, Feature, activity_path
+from bkdsnn.analysis.completeness import check_counted
 from bkdsnn.analysis.counts import Tally, counting
 from bkdsnn.config import RunSpec
 from bkdsnn.core import files
@@ -53,8 +54,8 @@ def analyse(spec: RunSpec, results: Path, device: torch.device) -> Path:
 
 @torch.inference_mode()
 def measure(spec: RunSpec, network: Network, loader: Loader) -> Activity:
-    """Return what is counted while `network` classifies the test set once."""
-    network.eval()
+    """Return what is counted while `network` classifies the test set once; `UserError` if any of it is not counted."""
+    check_counted(network.eval(), spec.dataset.image_size)
     tap = network.taps[-1]
     feature, total, right = Tally(), 0.0, 0
     with counting(network) as counts:
@@ -66,9 +67,9 @@ def measure(spec: RunSpec, network: Network, loader: Loader) -> Activity:
     return Activity(
         run=spec.name,
         spec=spec.digest,
-        family=spec.network.family,
         spiking=spec.network.spiking,
         timesteps=spec.network.timesteps,
+        mac_layers=network.mac_layers(),
         test_images=loader.test_size,
         top1=100 * right / loader.test_size,
         feature=Feature(

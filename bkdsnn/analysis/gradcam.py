@@ -58,7 +58,7 @@ class Sight:
         weights = RunFolder(results / "runs", spec).weights()
         checkpoint.load_weights(network, weights, str(run.folder / "weights.safetensors"))
         self.taps = network.taps if taps == "all" else network.taps[-1:]
-        self.cams = Cams(network.to(device), self.taps, spec.network.timesteps)
+        self.cams = Cams(network.to(device), self.taps)
         self.likeness = Likeness()
         self.empty, self.silent = np.zeros(len(self.taps)), np.zeros(len(self.taps))
         self.seen = self.right = 0

@@ -30,7 +30,6 @@ from bkdsnn.core.errors import UserError, suggest, unknown
 Preset = Literal["reference", "paper-text"]
 TERMS = {term.model_fields["method"].default: term for term in get_args(get_args(Term)[0])}
 FAMILIES = {family.model_fields["family"].default: family for family in get_args(get_args(Network)[0])}
-TIMELESS = ("ann", "qcfs")  # forms of a network
 
 
 @dataclass(frozen=True)
@@ -225,9 +224,9 @@ class Expansion:
             fields["neuron"] = self.neurons[known("neuron", neuron, self.neurons)]
         if quantised := fields.get("quantised"):
             fields["quantised"] = self.quantised[known("quantised", quantised, self.quantised)]
-        if fields.get("form") not in TIMELESS:
-            fields["timesteps"] = timesteps
         family = FAMILIES[known("family", fields["family"], FAMILIES)]
+        if fields.get("form", family.model_fields["form"].default) in family.fires:
+            fields["timesteps"] = timesteps
         return parse(family, fields, f"network '{name}' at scale '{self.scale.name}'")
 
     def _terms(self, name: str, method: Method, table: Table, row: Row, column: Column) -> Terms:
