@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from bkdsnn.analysis.activity_records import Activity, Feature, activity_path
+from bkdsnn.analysis.completeness import check_counted
 from bkdsnn.analysis.counts import Tally, counting
 from bkdsnn.analysis.test_set import expect_accuracy, reported
 from bkdsnn.config import RunSpec
@@ -43,8 +44,8 @@ def analyse(spec: RunSpec, results: Path, device: torch.device) -> Path:
 
 @torch.inference_mode()
 def count_activity(spec: RunSpec, network: Network, loader: Loader) -> Activity:
-    """Return what is counted while `network` classifies the test set once."""
-    network.eval()
+    """Return what is counted while `network` classifies the test set once; `UserError` if any of it is not counted."""
+    check_counted(network.eval(), spec.dataset.image_size)
     tap = network.taps[-1]
     feature, total, right = Tally(), 0.0, 0
     with counting(network) as counts:
@@ -56,9 +57,9 @@ def count_activity(spec: RunSpec, network: Network, loader: Loader) -> Activity:
     return Activity(
         run=spec.name,
         spec=spec.digest,
-        family=spec.network.family,
         spiking=spec.network.spiking,
         timesteps=spec.network.timesteps,
+        mac_layers=network.mac_layers(),
         test_images=loader.test_size,
         top1=100 * right / loader.test_size,
         feature=Feature(

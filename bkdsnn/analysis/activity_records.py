@@ -58,14 +58,15 @@ class Block(BaseModel):
 class Activity(BaseModel):
     """What was counted while the network of a run classified the whole test set; `layers` in order of first use.
 
-    `neurons` has the firing rate of each layer of spiking neurons, by name of the module.
+    `neurons` has the firing rate of each layer of spiking neurons, by name of the module. `mac_layers` names the layers
+    that are fed with no spikes, and how often the paper's counting has each of them for one image.
     """
 
     run: str
     spec: str
-    family: str
     spiking: bool
     timesteps: int = Field(gt=0)
+    mac_layers: dict[str, Annotated[int, Field(gt=0)]]
     test_images: int = Field(gt=0)
     top1: float = Field(ge=0, le=100)
     feature: Feature

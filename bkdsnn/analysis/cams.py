@@ -5,7 +5,7 @@ Shapes: T time-steps, B images, C channels, h w places of a feature, H W pixels,
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +16,6 @@ from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor, nn
 
 from bkdsnn.models import Network
-from bkdsnn.models.vit import ViT
 
 
 class Views(NamedTuple):
@@ -40,11 +39,11 @@ class Cams(GradCAM):
     images are constants, which saves memory and time.
     """
 
-    def __init__(self, network: Network, taps: Sequence[str], timesteps: int) -> None:
-        layers = [_layer(network, tap) for tap in taps]
+    def __init__(self, network: Network, taps: Sequence[str]) -> None:
+        layers = [network.seen(tap) for tap in taps]
         layers[0].register_forward_hook(lambda module, inputs, output: output.requires_grad_())  # before the package's
         self._positive: list[NDArray[np.bool_]] = []
-        super().__init__(Classifier(network.requires_grad_(False)), layers, _as_map(network, timesteps))
+        super().__init__(Classifier(network.requires_grad_(False)), layers, network.as_map)
 
     def of(self, images: Tensor, labels: Tensor) -> Views:
         """Return the maps of images (B, 3, H, W) for their true classes (B,)."""
@@ -77,22 +76,3 @@ class Classifier(nn.Module):
         """Return logits (B, K)."""
         logits: Tensor = self.network(images).logits.mean(0)
         return logits
-
-
-def _layer(network: Network, tap: str) -> nn.Module:
-    """Return the module to look at: that of the tap, but of a ViT's last block the norm before its attention.
-
-    Behind the last attention the class token alone reaches the logits: no patch has a gradient.
-    """
-    layer = network.layer(tap)
-    if isinstance(network, ViT) and tap == network.taps[-1]:
-        return layer.get_submodule("norm1")
-    return layer
-
-
-def _as_map(network: Network, timesteps: int) -> Callable[[Tensor], Tensor]:
-    """Return what turns a module's output, or its gradient, into (B, C, h, w)."""
-    if isinstance(network, ViT):
-        grid = network.patch_embed.grid_size
-        return lambda tokens: tokens[:, 1:].mT.unflatten(2, grid)
-    return lambda folded: folded.unflatten(0, (timesteps, -1)).mean(0)

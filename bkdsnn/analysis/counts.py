@@ -5,19 +5,18 @@ Shapes: T time-steps, B images, N tokens, D their width, d = D / heads; activati
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import NamedTuple
 
 from torch import Tensor, nn
 
 from bkdsnn.analysis.activity_records import Block, Kind, Layer
 from bkdsnn.models import Network
-from bkdsnn.models.metaspikeformer import Attention as MetaAttention
 from bkdsnn.models.neurons import Spiking
-from bkdsnn.models.transformer import Attention, left_first
+from bkdsnn.models.outputs import Attended
+from bkdsnn.models.quantised import ClipFloor, SpikingClipFloor
+from bkdsnn.models.transformer import left_first
 
 KINDS: dict[type[nn.Module], Kind] = {
     nn.Conv2d: "conv",
@@ -25,6 +24,7 @@ KINDS: dict[type[nn.Module], Kind] = {
     nn.BatchNorm2d: "norm",
     nn.LayerNorm: "norm",
 }
+FREE = (Spiking, ClipFloor, SpikingClipFloor)  # their weights are one number a layer
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
 
 
@@ -112,27 +112,17 @@ class Cost:
         )
 
 
-class Parts(NamedTuple):
-    """The layers of an attention that give q, k, v and its spikes; the third of their channels where they share one."""
-
-    layers: dict[str, tuple[nn.Module, int | None]]
-    heads: int
-    spiking: bool
-
-
 def _hooks(network: Network, counts: Counts) -> Iterator[tuple[nn.Module, Hook]]:
     spiking = any(isinstance(module, Spiking) for module in network.modules())
-    for name, module in network.named_modules():
+    names = {module: name for name, module in network.named_modules()}
+    for module, name in names.items():
         kind = next((kind for of, kind in KINDS.items() if isinstance(module, of)), None)
         if kind and not (spiking and kind == "norm"):
             yield module, _layer(counts, name, kind)
         elif isinstance(module, Spiking):
             yield module, _neurons(counts, name)
-    names = {module: name for name, module in network.named_modules()}
-    for tap in network.taps:
-        for module in network.layer(tap).modules():
-            if parts := _attention(module):
-                yield from _attended(counts, names[module], tap, parts)  # behind the hooks of the layers it consists of
+    for tap, attended in network.attentions().items():  # behind the hooks of the layers that they consist of
+        yield from _attended(counts, names[attended.module], tap, attended)
 
 
 def _layer(counts: Counts, name: str, kind: Kind) -> Hook:
@@ -151,7 +141,7 @@ def _neurons(counts: Counts, name: str) -> Hook:
     return hook
 
 
-def _attended(counts: Counts, name: str, tap: str, parts: Parts) -> Iterator[tuple[nn.Module, Hook]]:
+def _attended(counts: Counts, name: str, tap: str, parts: Attended) -> Iterator[tuple[nn.Module, Hook]]:
     tallies = {part: Tally() for part in parts.layers}
     if parts.spiking:
         counts.attended[tap] = tallies
@@ -167,7 +157,7 @@ def _part(tally: Tally, third: int | None) -> Hook:
     return hook
 
 
-def _products(counts: Counts, name: str, parts: Parts, tallies: dict[str, Tally]) -> Hook:
+def _products(counts: Counts, name: str, parts: Attended, tallies: dict[str, Tally]) -> Hook:
     """Both products cost the same: N^2 D multiplications each with q k^T first, N D d with k^T v first."""
 
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -184,15 +174,6 @@ def _tokens(v: Tensor, shared: bool) -> tuple[int, int]:
     """Return N and D of a map (T*B, D, h, w) or of tokens (B, N, D), 3 D where q, k and v share it."""
     tokens, width = (v.shape[2] * v.shape[3], v.shape[1]) if v.dim() == 4 else (v.shape[1], v.shape[2])
     return tokens, width // 3 if shared else width
-
-
-def _attention(module: nn.Module) -> Parts | None:
-    if isinstance(module, Attention | MetaAttention):
-        return Parts(module.neurons(), module.heads, module.spiking)
-    timm = sys.modules.get("timm.layers")  # a network of timm has imported it; no other should have to
-    if timm is not None and isinstance(module, timm.Attention):
-        return Parts({part: (module.qkv, index) for index, part in enumerate("qkv")}, module.num_heads, False)
-    return None
 
 
 def _fan_in(module: nn.Module) -> int:

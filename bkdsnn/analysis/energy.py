@@ -5,9 +5,10 @@ paper     the layer is not among those of FLOPS(1):                 FLOPS(1), al
           SOPS(l) = rate T FLOPS(l), integers count as spikes
 strict    the layer's inputs are all 0 or 1: rate passes MACs       passes MACs, all its products
 
-FLOPS(1) is the first layer as each family's reference runs it: once per image in ResNets, T times in the others, which
-repeat the image before it (Spikformer, Spikingformer, Meta-SpikeFormer) or are shown T frames (all on events). The head
-of Spikformer and Spikingformer is fed with means over map and time, no spikes: it is in FLOPS(1), once.
+FLOPS(1) is what each family states in `mac_layers` of its network: the first layer as its reference runs it, once per
+image in ResNets, T times in the others, which repeat the image before it (Spikformer, Spikingformer, Meta-SpikeFormer)
+or are shown T frames (all on events). The head of Spikformer and Spikingformer is fed with means over map and time, no
+spikes: it is in FLOPS(1), once.
 
 The paper's counting knows convolutions and linear layers alone; of an ANN also two operations per element of a norm, as
 the counters of its time do. The strict one knows the products of attention too, and no norms: they can be folded into
@@ -22,8 +23,6 @@ from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from bkdsnn.analysis.activity_records import Activity, Layer
-
-OF_MEANS = ("spikformer", "spikingformer")  # families whose head is fed with means
 
 
 class Constants(NamedTuple):
@@ -60,10 +59,8 @@ def paper_layer(activity: Activity, layer: Layer) -> Operations:
         return Operations()
     if not activity.spiking:
         return Operations(macs=layer.macs * (2 if layer.kind == "norm" else 1))
-    if layer is activity.layers[0]:
-        return Operations(macs=layer.macs * (1 if activity.family == "resnet" else activity.timesteps))
-    if layer is activity.layers[-1] and activity.family in OF_MEANS:
-        return Operations(macs=layer.macs)
+    if layer.name in activity.mac_layers:
+        return Operations(macs=layer.macs * activity.mac_layers[layer.name])
     return Operations(acs=layer.rate * activity.timesteps * layer.macs)
 
 

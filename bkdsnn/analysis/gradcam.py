@@ -53,7 +53,7 @@ class Sight:
         self.run, spec = run, run.spec
         network = finished_network(spec, run.folder, device)
         self.taps = network.taps if taps == "all" else network.taps[-1:]
-        self.cams = Cams(network, self.taps, spec.network.timesteps)
+        self.cams = Cams(network, self.taps)
         self.likeness = Likeness()
         self.empty, self.silent = np.zeros(len(self.taps)), np.zeros(len(self.taps))
         self.seen = self.right = 0

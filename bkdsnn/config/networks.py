@@ -1,17 +1,17 @@
 """The networks: geometry, form, neurons and time-steps of each family.
 
-Every family has `form`, `spiking`, `timesteps`, `view`, `slug` (its part of a run's name), `geometry()` (what a
-conversion or fine-tuning must leave as it is) and `check_image(size)`.
+Every family states `form` and `fires`; the rest of what all have, it inherits from `Architecture`.
 """
 
 from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from bkdsnn.config.datasets import Interpolation, View
 from bkdsnn.config.identity import Part
+from bkdsnn.config.surrogates import known_surrogate
 
 Count = Annotated[int, Field(gt=0)]
 AnyCount = Annotated[int, Field(ge=0)]
@@ -23,6 +23,7 @@ class Neuron(Part):
     `if`: H = V + x. `lif`: H = V + (x - (V - v_reset)) / tau with `decay_input`, else H = V - (V - v_reset) / tau + x.
     `plif` is `lif` whose 1 / tau is learned, one number for all neurons of a layer; `tau` is where it begins.
     `v_reset` None is a soft reset (V = H - v_threshold S). `v_init` is the membrane before the first step.
+    `surrogate` is an entry of `SURROGATES` in `bkdsnn/config/surrogates.py`.
     """
 
     kind: Literal["if", "lif", "plif"]
@@ -32,7 +33,7 @@ class Neuron(Part):
     v_reset: float | None = 0.0
     v_init: float = 0.0
     detach_reset: bool = True
-    surrogate: Literal["atan", "sigmoid", "triangle", "rectangle"]
+    surrogate: Annotated[str, AfterValidator(known_surrogate)]
     alpha: float = Field(gt=0, description="steepness (atan, sigmoid) or width (rectangle) of the surrogate")
 
 
@@ -44,12 +45,44 @@ class Quantised(Part):
 
 
 class Architecture(Part):
-    """What all families share; `takes` are the kinds of data that a family can be shown."""
+    """What all families share.
 
+    `fires` are the forms in which a family emits spikes over time-steps, and every family states them; in all others
+    it has no time. `takes` are the kinds of data that it can be shown. `flattens` says that its head is fed with a
+    flattened map, so that it has no pooled vector. `prefix` is what the names of its networks begin with.
+    """
+
+    fires: ClassVar[frozenset[str]]
     takes: ClassVar[frozenset[str]] = frozenset({"images"})
+    flattens: ClassVar[bool] = False
+    prefix: ClassVar[str] = ""
+    form: str
     name: str
     timesteps: int = Field(default=1, gt=0, description="T")
     view: View = Field(default=View(), description="of test images that come as files")
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **options: Any) -> None:
+        """Refuse a family that does not state in which forms it fires: its energy would be that of another network."""
+        super().__pydantic_init_subclass__(**options)
+        if not hasattr(cls, "fires"):
+            raise TypeError(
+                f"family {cls.__name__} must state `fires: ClassVar[frozenset[str]]`, the values of 'form' in which it "
+                "emits spikes over time-steps (empty for an ANN)"
+            )
+
+    @property
+    def spiking(self) -> bool:
+        """Whether the network emits spikes over time-steps."""
+        return self.form in self.fires
+
+    @property
+    def slug(self) -> str:
+        """The network's part of a run's name: what tells it from others of that size, and the name without `prefix`."""
+        return "-".join((*filter(None, self._labels()), self.name.removeprefix(self.prefix)))
+
+    def _labels(self) -> tuple[str, ...]:
+        return ()
 
     def geometry(self) -> dict[str, Any]:
         """Return everything but form and time-steps."""
@@ -58,18 +91,19 @@ class Architecture(Part):
     def check_image(self, size: int) -> None:
         """Raise ValueError if the network cannot take square images of that size; most can take any."""
 
-    def _check_form(self, form: str, needs_neuron: bool, neuron: Neuron | None) -> None:
+    def _check_form(self, needs_neuron: bool, neuron: Neuron | None) -> None:
         if needs_neuron != (neuron is not None):
-            raise ValueError(f"form '{form}' {'takes no' if neuron else 'needs a'} 'neuron'")
+            raise ValueError(f"form '{self.form}' {'takes no' if neuron else 'needs a'} 'neuron'")
 
-    def _check_time(self, form: str, spiking: bool) -> None:
-        if not spiking and self.timesteps != 1:
-            raise ValueError(f"form '{form}' has no time: 'timesteps' must be 1, found {self.timesteps}")
+    def _check_time(self) -> None:
+        if not self.spiking and self.timesteps != 1:
+            raise ValueError(f"form '{self.form}' has no time: 'timesteps' must be 1, found {self.timesteps}")
 
 
 class ResNet(Architecture):
     """A residual network for 2-D images, as ANN, as spiking network, or as conversion source or target."""
 
+    fires: ClassVar[frozenset[str]] = frozenset({"spiking", "sew", "qcfs-snn"})
     family: Literal["resnet"] = "resnet"
     form: Literal["ann", "spiking", "sew", "qcfs", "qcfs-snn"]
     stem: Literal["imagenet", "cifar"]
@@ -83,15 +117,8 @@ class ResNet(Architecture):
     neuron: Neuron | None = None
     quantised: Quantised | None = None
 
-    @property
-    def spiking(self) -> bool:
-        """Whether the network emits spikes over time-steps."""
-        return self.form in ("spiking", "sew", "qcfs-snn")
-
-    @property
-    def slug(self) -> str:
-        """Form and name."""
-        return f"{self.form}-{self.name}"
+    def _labels(self) -> tuple[str, ...]:
+        return (self.form,)
 
     @model_validator(mode="after")
     def _consistent(self) -> ResNet:
@@ -99,8 +126,8 @@ class ResNet(Architecture):
             raise ValueError(f"'blocks' names {len(self.blocks)} stages, 'widths' {len(self.widths)}")
         if self.form.startswith("qcfs") != (self.quantised is not None):
             raise ValueError(f"form '{self.form}' {'takes no' if self.quantised else 'needs'} 'quantised'")
-        self._check_form(self.form, self.form in ("spiking", "sew"), self.neuron)
-        self._check_time(self.form, self.spiking)
+        self._check_form(self.form in ("spiking", "sew"), self.neuron)
+        self._check_time()
         return self
 
 
@@ -110,7 +137,10 @@ class SpikingTransformer(Architecture):
     Form `ann` is the twin without spikes: ReLU for every neuron and softmax attention.
     """
 
+    fires: ClassVar[frozenset[str]] = frozenset({"spiking"})
     takes: ClassVar[frozenset[str]] = frozenset({"images", "events"})
+    prefix: ClassVar[str] = "sformer-"
+    family: str
     form: Literal["ann", "spiking"]
     dim: int = Field(gt=0, description="D, width of a token; the tokenizer widens by D/8, D/4, D/2, D")
     depth: int = Field(gt=0, description="number of blocks")
@@ -121,11 +151,6 @@ class SpikingTransformer(Architecture):
     attention_threshold: float = Field(default=0.5, gt=0, description="v_threshold of the neurons after attention")
     attention_scale: float = Field(default=0.125, gt=0)
     neuron: Neuron | None = None
-
-    @property
-    def spiking(self) -> bool:
-        """Whether the network emits spikes over time-steps."""
-        return self.form == "spiking"
 
     def check_image(self, size: int) -> None:
         """Raise ValueError if the pools of the tokenizer do not divide the image evenly."""
@@ -143,13 +168,12 @@ class SpikingTransformer(Architecture):
         _check_heads(self.heads, "dim", self.dim)
         if list(self.pools) != sorted(set(self.pools)):
             raise ValueError(f"'pools' must rise without repeats, found {list(self.pools)}")
-        self._check_form(self.form, self.spiking, self.neuron)
-        self._check_time(self.form, self.spiking)
+        self._check_form(self.spiking, self.neuron)
+        self._check_time()
         return self
 
-    def _slug(self, family: str) -> str:
-        parts = (family, "ann" if self.form == "ann" else "", "cml" if self.cml else "", _size(self.name))
-        return "-".join(filter(None, parts))
+    def _labels(self) -> tuple[str, ...]:
+        return (self.family, "" if self.spiking else "ann", "cml" if self.cml else "")
 
 
 class Spikformer(SpikingTransformer):
@@ -157,26 +181,18 @@ class Spikformer(SpikingTransformer):
 
     family: Literal["spikformer"] = "spikformer"
 
-    @property
-    def slug(self) -> str:
-        """Family, form and size."""
-        return self._slug(self.family)
-
 
 class Spikingformer(SpikingTransformer):
     """Spikingformer (Zhou et al., 2023): neurons before the convolutions, residual sums of currents."""
 
     family: Literal["spikingformer"] = "spikingformer"
 
-    @property
-    def slug(self) -> str:
-        """Family, form and size."""
-        return self._slug(self.family)
-
 
 class MetaSpikeformer(Architecture):
     """Meta-SpikeFormer (Yao et al., ICLR 2024): two convolutional stages, two of spike-driven attention."""
 
+    fires: ClassVar[frozenset[str]] = frozenset({"spiking"})
+    prefix: ClassVar[str] = "mformer-"
     family: Literal["meta-spikeformer"] = "meta-spikeformer"
     form: Literal["spiking"] = "spiking"
     dims: tuple[int, int, int, int] = Field(description="widths of the stages at 1/4, 1/8, 1/16 and 1/16")
@@ -189,15 +205,8 @@ class MetaSpikeformer(Architecture):
     attention_scale: float = Field(default=0.125, gt=0)
     neuron: Neuron
 
-    @property
-    def spiking(self) -> bool:
-        """True: there is no other form."""
-        return True
-
-    @property
-    def slug(self) -> str:
-        """Family and size."""
-        return f"{self.family}-{_size(self.name)}"
+    def _labels(self) -> tuple[str, ...]:
+        return (self.family,)
 
     def check_image(self, size: int) -> None:
         """Raise ValueError if the four strides of 2 do not divide the image evenly."""
@@ -220,21 +229,13 @@ class Wide7B(Architecture):
     flattened.
     """
 
+    fires: ClassVar[frozenset[str]] = frozenset({"sew"})
     takes: ClassVar[frozenset[str]] = frozenset({"events"})
+    flattens: ClassVar[bool] = True
     family: Literal["wide-7b"] = "wide-7b"
     form: Literal["sew"] = "sew"
     widths: tuple[Count, ...] = Field(description="of the units, in order")
     neuron: Neuron
-
-    @property
-    def spiking(self) -> bool:
-        """True: there is no other form."""
-        return True
-
-    @property
-    def slug(self) -> str:
-        """The name, which says it all."""
-        return self.name
 
     def check_image(self, size: int) -> None:
         """Raise ValueError if the poolings do not leave one pixel or more of each side evenly."""
@@ -258,6 +259,7 @@ class ViT(Architecture):
     It takes the student's batch: undoes its normalisation, resizes it to `image_size` and applies its own.
     """
 
+    fires: ClassVar[frozenset[str]] = frozenset()
     family: Literal["vit"] = "vit"
     form: Literal["ann"] = "ann"
     image_size: int = Field(gt=0)
@@ -269,22 +271,12 @@ class ViT(Architecture):
     std: tuple[float, float, float]
     resize: Interpolation = "bicubic"
 
-    @property
-    def spiking(self) -> bool:
-        """False: there is no other form."""
-        return False
-
-    @property
-    def slug(self) -> str:
-        """The name, which says it all."""
-        return self.name
-
     @model_validator(mode="after")
     def _consistent(self) -> ViT:
         if self.image_size % self.patch:
             raise ValueError(f"'patch' must divide 'image_size', found {self.patch} and {self.image_size}")
         _check_heads(self.heads, "dim", self.dim)
-        self._check_time(self.form, False)
+        self._check_time()
         return self
 
 
@@ -294,8 +286,3 @@ Network = Annotated[ResNet | Spikformer | Spikingformer | MetaSpikeformer | Wide
 def _check_heads(heads: int, key: str, width: int) -> None:
     if width % heads:
         raise ValueError(f"'heads' must divide '{key}', found {heads} heads for a width of {width}")
-
-
-def _size(name: str) -> str:
-    """The depth and width of names such as sformer-4-384."""
-    return name.removeprefix("sformer-").removeprefix("mformer-")

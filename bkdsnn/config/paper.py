@@ -45,7 +45,6 @@ TERMS = {term.model_fields["method"].default: term for term in get_args(get_args
 FAMILIES = {family.model_fields["family"].default: family for family in get_args(get_args(Network)[0])}
 CHOICES = Layer("(default)", {"loss": CrossEntropy(), "teacher": None, "source": None, "recipe": None})
 METHODS_OWN = ("loss", "teacher", "source", "timesteps")  # keys of a method that choose for the run
-TIMELESS = ("ann", "qcfs")  # forms of a network
 
 
 @dataclass(frozen=True)
@@ -328,7 +327,8 @@ class Expansion:
                 entry = "paper-text" if (key, self.preset) == ("neuron", "paper-text") else entry
                 where = self.places[key, known(key, entry, entries)]
                 layers.append(Layer(f"{where}, by {stated[key]}", {key: entries[entry]}))
-        if fields.get("form") not in TIMELESS:
+        family = FAMILIES[known("family", fields.get("family", "resnet"), FAMILIES)]
+        if fields.get("form", family.model_fields["form"].default) in family.fires:
             layers.append(Layer(places["timesteps"], {"timesteps": chosen["timesteps"]}))
         return layers
 

@@ -13,7 +13,7 @@ from pydantic import Field, ModelWrapValidatorHandler, computed_field, field_val
 from bkdsnn.config.datasets import Dataset
 from bkdsnn.config.identity import Part
 from bkdsnn.config.losses import BKD, CrossEntropy, TaskLoss, Term
-from bkdsnn.config.networks import MetaSpikeformer, Network, Wide7B
+from bkdsnn.config.networks import Network
 from bkdsnn.config.recipes import Recipe
 
 
@@ -88,12 +88,12 @@ class RunSpec(Part):
         if teacher.dataset != self.dataset:
             raise ValueError(f"teacher sees '{teacher.dataset.name}', student '{self.dataset.name}'")
         vector = any(isinstance(term, BKD) and term.target == "vector" for term in self.distill)
-        if vector and isinstance(teacher.network, Wide7B):
+        if vector and teacher.network.flattens:
             raise ValueError(f"'bkd' with 'target: vector' needs a pooled vector; '{teacher.network.name}' has none")
 
     @property
     def _distilled_head(self) -> bool:
-        return isinstance(self.network, MetaSpikeformer) and self.network.distilled_head
+        return getattr(self.network, "distilled_head", False)
 
     def _check_input(self) -> None:
         kind = "events" if self.dataset.events else "images"

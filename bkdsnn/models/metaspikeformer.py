@@ -19,7 +19,7 @@ image; everything after it is folded, (T*B, C, h, w), time-major, and norms see 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterable
 from itertools import count
 
 import torch
@@ -27,12 +27,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bkdsnn import config
+from bkdsnn.models.folded import Folded
 from bkdsnn.models.neurons import Spiking
-from bkdsnn.models.outputs import Network, Outputs
-from bkdsnn.models.transformer import StillNorm, attend, initialise_linear
+from bkdsnn.models.outputs import Attended
+from bkdsnn.models.transformer import StillNorm, attend, attentions, initialise_linear
 
 
-class MetaSpikeformer(Network):
+class MetaSpikeformer(Folded):
     """Stem, trunk, mean over the map, neurons, linear head.
 
     `taps` names the outputs of the attention blocks, `block1` .. `blockN`; the last is the feature before the head.
@@ -54,24 +55,31 @@ class MetaSpikeformer(Network):
         self.head = _head(network, dataset)
         self.distilled_head = _head(network, dataset) if network.distilled_head else None
 
-    def forward(self, images: Tensor, taps: Sequence[str] = ()) -> Outputs:
-        """Return logits (T, B, K) and, for each tap, features (T, B, C, h, w) of images (B, 3, H, W).
+    def mac_layers(self) -> dict[str, int]:
+        """Return the stem, before which the published code repeats images T times."""
+        return {"stem.0": self.timesteps}
 
-        `pooled` (T, B, C) is the mean over the map, before the neurons of the head.
+    def attentions(self) -> dict[str, Attended]:
+        """Return that of every block."""
+        return attentions(self)
 
-        Raises:
-            UserError: a tap that the network does not have.
-        """
-        self.check_taps(taps)
-        x = self.stem(images.contiguous(memory_format=torch.channels_last))  # tokens (N, C) then need no copy
-        features = {}
-        for name, layer in self.trunk.named_children():
-            x = layer(x)
-            if name in taps:
-                features[name] = self._unfold(x)
-        pooled = x.mean((-2, -1))
-        logits, distilled = self._classify(self.neuron(pooled))
-        return Outputs(logits, features, self._unfold(pooled), distilled)
+    def enter(self, x: Tensor) -> Tensor:
+        """Return currents (B, C, h, w) of still images (B, 3, H, W): the first neurons repeat them."""
+        currents: Tensor = self.stem(x)
+        return currents
+
+    def chain(self) -> Iterable[tuple[str, nn.Module]]:
+        """Return the layers of the trunk."""
+        return self.trunk.named_children()
+
+    def decide(self, pooled: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return logits (T*B, K) of the mean currents (T*B, C), and in training those of the second head."""
+        spikes = self.neuron(pooled)
+        logits = self.head(spikes)
+        if self.distilled_head is None:
+            return logits, None
+        distilled = self.distilled_head(spikes)
+        return (logits, distilled) if self.training else ((logits + distilled) / 2, None)
 
     def layer(self, tap: str) -> nn.Module:
         """Return the block of a tap."""
@@ -81,17 +89,6 @@ class MetaSpikeformer(Network):
     def segments(self) -> list[tuple[nn.Module, str]]:
         """Return the layers of the trunk."""
         return [(layer, "forward") for layer in self.trunk]
-
-    def _classify(self, spikes: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return logits (T, B, K) of spikes (T*B, C), and in training those of the second head if there is one."""
-        logits = self._unfold(self.head(spikes))
-        if self.distilled_head is None:
-            return logits, None
-        distilled = self._unfold(self.distilled_head(spikes))
-        return (logits, distilled) if self.training else ((logits + distilled) / 2, None)
-
-    def _unfold(self, x: Tensor) -> Tensor:
-        return x.unflatten(0, (self.timesteps, -1))
 
 
 class Downsampling(nn.Sequential):
@@ -145,8 +142,6 @@ class AttentionBlock(nn.Module):
 class Attention(nn.Module):
     """Attention of spikes, scale q k^T v, whose linear maps are `_reparameterised`: (T*B, C, h, w) to the same."""
 
-    spiking = True
-
     def __init__(self, network: config.MetaSpikeformer, width: int) -> None:
         super().__init__()
         self.heads, self.scale = network.heads, network.attention_scale
@@ -155,9 +150,10 @@ class Attention(nn.Module):
         self.mixed = _neuron(network, v_threshold=network.attention_threshold)
         self.project = nn.Sequential(*_reparameterised(width))
 
-    def neurons(self) -> dict[str, tuple[nn.Module, int | None]]:
+    def attended(self) -> Attended:
         """Return the neurons of q, k, v and attention, each a layer of their own."""
-        return {"q": (self.q, None), "k": (self.k, None), "v": (self.v, None), "attention": (self.mixed, None)}
+        layers = {"q": self.q, "k": self.k, "v": self.v, "attention": self.mixed}
+        return Attended(self, {name: (layer, None) for name, layer in layers.items()}, self.heads, True)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return currents."""

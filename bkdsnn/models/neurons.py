@@ -28,11 +28,16 @@ class Spiking(nn.Module):
 
     A `static` layer takes (B, ...) and feeds it at every step: the first neurons of a network that sees still images.
     Of a `plif` neuron 1 / tau = sigmoid(w), and `w` is the layer's parameter, one number (Fang et al., ICCV 2021);
-    of others `w` is None. Raises `UserError` for a `plif` neuron whose `tau` no w gives.
+    of others `w` is None. Raises `UserError` for a `plif` neuron whose `tau` no w gives, and for neurons that not even
+    torch's operations run.
     """
 
     def __init__(self, neuron: config.Neuron, timesteps: int, static: bool = False) -> None:
         super().__init__()
+        if lacking := loop.KNOWN.lacking(neuron):
+            raise UserError(
+                f"{lacking}, and nothing else runs such neurons; implement it there, or choose another neuron"
+            )
         self.neuron = neuron
         self.timesteps = timesteps
         self.static = static

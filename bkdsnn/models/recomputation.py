@@ -13,22 +13,35 @@ from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 from torch.utils.checkpoint import checkpoint
 
+from bkdsnn.core.errors import UserError
+from bkdsnn.models.norms import with_statistics
 from bkdsnn.models.outputs import Network
 
 
 def recompute(network: Network) -> None:
     """Have a network keep the inputs of its segments alone, wherever gradients are wanted.
 
-    Hooks on a segment's module see it called once a step, those on modules within it twice.
+    Hooks on a segment's module see it called once a step, those on modules within it twice. Raises `UserError` for a
+    module that would count a batch twice in its statistics, since it is not one of torch's norms.
     """
     for module, method in network.segments():
-        norms = [part for part in module.modules() if isinstance(part, nn.BatchNorm2d)]
+        norms = [_norm(name, part) for name, part in with_statistics(module)]
         setattr(module, method, functools.partial(_lean, getattr(module, method), norms))
 
 
-def _lean(method: Callable[[Tensor], Tensor], norms: Sequence[nn.BatchNorm2d], x: Tensor) -> Tensor:
+def _norm(name: str, module: nn.Module) -> _NormBase:
+    if not isinstance(module, _NormBase):
+        raise UserError(
+            f"'{name}' keeps statistics and is a {type(module).__name__}, whose second pass cannot leave them as they "
+            "are; have it inherit from one of torch's batch norms, or train without recomputation"
+        )
+    return module
+
+
+def _lean(method: Callable[[Tensor], Tensor], norms: Sequence[_NormBase], x: Tensor) -> Tensor:
     if not torch.is_grad_enabled():
         return method(x)
     passes = functools.partial(_passes, norms)
@@ -37,14 +50,14 @@ def _lean(method: Callable[[Tensor], Tensor], norms: Sequence[nn.BatchNorm2d], x
 
 
 def _passes(
-    norms: Sequence[nn.BatchNorm2d],
+    norms: Sequence[_NormBase],
 ) -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
     """Return what surrounds the first pass and the second."""
     return contextlib.nullcontext(), _counted(norms)
 
 
 @contextlib.contextmanager
-def _counted(norms: Sequence[nn.BatchNorm2d]) -> Iterator[None]:
+def _counted(norms: Sequence[_NormBase]) -> Iterator[None]:
     """Let norms normalise by a batch that their statistics have already.
 
     They get copies of these, and no share in them for the batch: a `PaddedNorm` reads them after it has added to them.
@@ -59,7 +72,7 @@ def _counted(norms: Sequence[nn.BatchNorm2d]) -> Iterator[None]:
             _set(norm, momentum, buffers)
 
 
-def _set(norm: nn.BatchNorm2d, momentum: float | None, buffers: dict[str, Tensor]) -> None:
+def _set(norm: _NormBase, momentum: float | None, buffers: dict[str, Tensor]) -> None:
     norm.momentum = momentum
     for name, buffer in buffers.items():
         setattr(norm, name, buffer)

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from bkdsnn.core.errors import UserError
 from bkdsnn.machine.distributed import Group
 from bkdsnn.models.metaspikeformer import PaddedNorm
+from bkdsnn.models.norms import with_statistics
 from bkdsnn.models.transformer import StillNorm
 
 PLACES = (0, 2, 3)  # of (B, C, h, w): all but the channels
@@ -65,11 +67,20 @@ SYNCED: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def synchronise(network: nn.Module, group: Group) -> None:
-    """Have the batch norms of a network take their statistics from the batches of all processes."""
-    for module in network.modules():
-        if synced := SYNCED.get(type(module)):
-            module.__class__ = synced
-            module.group = group  # type: ignore[assignment]
+    """Have the batch norms of a network take their statistics from the batches of all processes.
+
+    Raises `UserError` for a module that keeps statistics and has no synchronised form in `SYNCED`.
+    """
+    for name, module in with_statistics(network):
+        kind = type(module)
+        if kind not in SYNCED:
+            raise UserError(
+                f"module '{name}' of the network is a {kind.__name__}, which keeps statistics of its own process's "
+                "batches; add its synchronised form to SYNCED in bkdsnn/models/synced.py, or set 'sync_batch_norm: "
+                "false' in the recipe"
+            )
+        module.__class__ = SYNCED[kind]
+        module.group = group  # type: ignore[assignment]
 
 
 class _Normalised(torch.autograd.Function):

@@ -23,11 +23,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bkdsnn import config
+from bkdsnn.models.folded import Folded
 from bkdsnn.models.neurons import Spiking
-from bkdsnn.models.outputs import Network, Outputs
+from bkdsnn.models.outputs import Attended, Network
 
 
-class Transformer(Network):
+class Transformer(Folded):
     """Tokenizer, blocks `block1` .. `blockL`, mean over tokens, linear head.
 
     `taps` names the outputs of the blocks; the last is the feature before the last layer.
@@ -40,8 +41,7 @@ class Transformer(Network):
     ) -> None:
         super().__init__()
         self.timesteps = network.timesteps
-        self.sees_events = dataset.events is not None
-        if self.sees_events:
+        if dataset.events:
             self.sample = (network.timesteps, dataset.channels)
         self.taps = tuple(f"block{index}" for index in range(1, len(blocks) + 1))
         self.stem = _stem(network, dataset)
@@ -55,32 +55,21 @@ class Transformer(Network):
     def embed(self, x: Tensor) -> Tensor:
         """Turn the spikes of the stem into the tokens that the first block takes, both (T*B, D, h, w)."""
 
-    def forward(self, images: Tensor, taps: Sequence[str] = ()) -> Outputs:
-        """Return logits (T, B, K) and, for each tap, features (T, B, D, h, w) of images (B, 3, H, W).
+    def mac_layers(self) -> dict[str, int]:
+        """Return the stem, before which images are repeated T times, and the head, fed with means over map and time."""
+        return {"stem.0.0": self.timesteps, self.last_layer: 1}
 
-        Built for events, it takes frames (B, T, 2, H, W) instead.
+    def attentions(self) -> dict[str, Attended]:
+        """Return that of every block."""
+        return attentions(self)
 
-        Raises:
-            UserError: a tap that the network does not have, or another number of frames than of time-steps.
-        """
-        self.check_taps(taps)
-        # channels last: tokens (N, D) then need no copy
-        x = self.fold(images) if self.sees_events else images.contiguous(memory_format=torch.channels_last)
-        x = self.embed(self.stem(x))
-        features = {}
-        for tap in self.taps:
-            x = self.layer(tap)(x)
-            if tap in taps:
-                features[tap] = self._unfold(x)
-        pooled = x.mean((-2, -1))
-        return Outputs(self._unfold(self.head(pooled)), features, self._unfold(pooled))
+    def enter(self, x: Tensor) -> Tensor:
+        """Return the tokens that the first block takes, (T*B, D, h, w)."""
+        return self.embed(self.stem(x))
 
     def segments(self) -> list[tuple[nn.Module, str]]:
         """Return the stages of the tokenizer and the blocks."""
         return [(part, "forward") for part in (*self.stem, *map(self.layer, self.taps))]
-
-    def _unfold(self, x: Tensor) -> Tensor:
-        return x.unflatten(0, (self.timesteps, -1))
 
 
 class Attention(nn.Module):
@@ -100,10 +89,10 @@ class Attention(nn.Module):
         self.attention_neuron = neuron(network, v_threshold=network.attention_threshold)
         self.project = projection(network.dim, network.dim)
 
-    def neurons(self) -> dict[str, tuple[nn.Module, int | None]]:
-        """Return the neurons of q, k, v and attention, with the third of their channels where they share a layer."""
+    def attended(self) -> Attended:
+        """Return the neurons of q, k and v, each a third of one layer, and of attention."""
         shared = {name: (self.qkv_neuron, index) for index, name in enumerate("qkv")}
-        return {**shared, "attention": (self.attention_neuron, None)}
+        return Attended(self, {**shared, "attention": (self.attention_neuron, None)}, self.heads, self.spiking)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return currents (T*B, D, h, w)."""
@@ -111,6 +100,12 @@ class Attention(nn.Module):
         q, k, v = spikes.unflatten(1, (3, self.heads, -1)).mT.unbind(1)  # T*B, heads, N, d
         mixed = self.mix(q, k, v).transpose(1, 2).flatten(2)  # T*B, N, D
         return self.project(self.attention_neuron(mixed.mT.reshape(x.shape)))
+
+
+def attentions(network: Network) -> dict[str, Attended]:
+    """Return the attention of every tap of a network whose taps are blocks with one."""
+    found = {tap: network.layer(tap).attention for tap in network.taps}
+    return {tap: one.attended() for tap, one in found.items()}  # type: ignore[operator,union-attr]
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:

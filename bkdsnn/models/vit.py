@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from bkdsnn import config
-from bkdsnn.models.outputs import Network, Outputs
+from bkdsnn.models.outputs import Attended, Network, Outputs
 
 
 class ViT(VisionTransformer, Network):
@@ -39,6 +39,7 @@ class ViT(VisionTransformer, Network):
             depth=network.depth,
             num_heads=network.heads,
         )
+        self.heads = network.heads
         self.taps = tuple(f"block{index}" for index in range(1, network.depth + 1))
         self.image_size, self.resize = network.image_size, network.resize
         # (x std + mean - own mean) / own std, of images normalised by the dataset's mean and std
@@ -62,9 +63,38 @@ class ViT(VisionTransformer, Network):
         tokens, maps = cast(tuple[Tensor, list[Tensor]], found)
         features = {self.taps[index]: feature[None] for index, feature in zip(inner, maps)}
         if self.taps[-1] in taps:
-            features[self.taps[-1]] = tokens[:, 1:].mT.unflatten(2, self.patch_embed.grid_size)[None]
+            features[self.taps[-1]] = self.as_map(tokens)[None]
         pooled = self.forward_head(tokens, pre_logits=True)
         return Outputs(self.head(pooled)[None], features, pooled[None])
+
+    def mac_layers(self) -> dict[str, int]:
+        """Return nothing: it is an ANN."""
+        return {}
+
+    def attentions(self) -> dict[str, Attended]:
+        """Return that of every block, whose layer `qkv` gives q, k and v."""
+        found = {tap: self.layer(tap).get_submodule("attn") for tap in self.taps}
+        return {
+            tap: Attended(
+                one, {part: (one.get_submodule("qkv"), index) for index, part in enumerate("qkv")}, self.heads, False
+            )
+            for tap, one in found.items()
+        }
+
+    def uncounted(self) -> Sequence[nn.Module]:
+        """Return the network itself, whose own weights are the class token and the positions."""
+        return [self]
+
+    def seen(self, tap: str) -> nn.Module:
+        """Return the block of a tap, but of the last the norm before its attention.
+
+        Behind the last attention the class token alone reaches the logits: no patch has a gradient.
+        """
+        return self.layer(tap).get_submodule("norm1") if tap == self.taps[-1] else self.layer(tap)
+
+    def as_map(self, output: Tensor) -> Tensor:
+        """Return the patches (B, D, h, w) of tokens (B, 1 + h w, D)."""
+        return output[:, 1:].mT.unflatten(2, self.patch_embed.grid_size)
 
     def layer(self, tap: str) -> nn.Module:
         """Return the block of a tap; its output is tokens (B, 1 + h w, D), the class token first."""

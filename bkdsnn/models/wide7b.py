@@ -14,18 +14,17 @@ and norms see T*B samples.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
 from itertools import pairwise
 
 from torch import Tensor, nn
-from torch.nn import functional
 
 from bkdsnn import config
+from bkdsnn.models.folded import Folded
 from bkdsnn.models.neurons import Spiking
-from bkdsnn.models.outputs import Network, Outputs
 
 
-class Wide7B(Network):
+class Wide7B(Folded):
     """Stem, units `unit1` .. `unitN`, linear head.
 
     `taps` names the outputs of the units, before the pooling that follows each; the last is the feature before the
@@ -42,34 +41,30 @@ class Wide7B(Network):
         self.stem = Layer(network, dataset.channels, network.widths[0], 1)
         for tap, (inputs, width) in zip(self.taps, pairwise((network.widths[0], *network.widths))):
             self.add_module(tap, Unit(network, inputs, width))
+        self.pool = nn.MaxPool2d(2)
         side = dataset.image_size >> len(network.widths)
         self.head = nn.Linear(network.widths[-1] * side**2, dataset.classes)
 
-    def forward(self, images: Tensor, taps: Sequence[str] = ()) -> Outputs:
-        """Return logits (T, B, K) and, for each tap, features (T, B, C, h, w) of frames (B, T, 2, H, W).
+    def mac_layers(self) -> dict[str, int]:
+        """Return the stem, which is shown T frames."""
+        return {"stem.0": self.timesteps}
 
-        `pooled` is the flattened map after the last pooling, (T, B, C h w).
+    def enter(self, x: Tensor) -> Tensor:
+        """Return spikes (T*B, C, H, W) of folded frames (T*B, 2, H, W)."""
+        spikes: Tensor = self.stem(x)
+        return spikes
 
-        Raises:
-            UserError: a tap that the network does not have, or another number of frames than of time-steps.
-        """
-        self.check_taps(taps)
-        x = self.stem(self.fold(images))
-        features = {}
-        for tap in self.taps:
-            x = self.layer(tap)(x)
-            if tap in taps:
-                features[tap] = self._unfold(x)
-            x = functional.max_pool2d(x, 2)
-        pooled = x.flatten(1)
-        return Outputs(self._unfold(self.head(pooled)), features, self._unfold(pooled))
+    def chain(self) -> Iterable[tuple[str, nn.Module]]:
+        """Return the units, each followed by its pooling."""
+        return [step for tap in self.taps for step in ((tap, self.layer(tap)), ("pool", self.pool))]
+
+    def pooled(self, x: Tensor) -> Tensor:
+        """Return the flattened map after the last pooling, (T*B, C h w)."""
+        return x.flatten(1)
 
     def segments(self) -> list[tuple[nn.Module, str]]:
         """Return the layers: the first unit is most of the network, and would be most of its peak computed again."""
         return [(part, "forward") for part in self.modules() if isinstance(part, Layer)]
-
-    def _unfold(self, x: Tensor) -> Tensor:
-        return x.unflatten(0, (self.timesteps, -1))
 
 
 class Unit(nn.Module):

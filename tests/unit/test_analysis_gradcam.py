@@ -81,7 +81,7 @@ def behind(network, tap, x):
 def test_maps_of_every_stage_are_the_features_weighted_by_their_gradients(name):
     network, timesteps, images, labels = opened(*RUNS[name])
     features = network(images, network.taps).features
-    views = Cams(network, network.taps, timesteps).of(images, labels)
+    views = Cams(network, network.taps).of(images, labels)
     for index, tap in enumerate(network.taps):
         leaf = features[tap].detach().flatten(0, 1).requires_grad_()
         behind(network, tap, leaf).gather(1, labels[:, None]).sum().backward()
@@ -97,18 +97,18 @@ def test_maps_of_every_stage_are_the_features_weighted_by_their_gradients(name):
 @pytest.mark.parametrize("name", ["ann", "sew", "spikingformer"])
 def test_before_a_linear_head_the_map_is_that_of_the_averaged_feature_weighted_by_the_head(name):
     """The classic CAM, in NumPy: no gradient at all."""
-    network, timesteps, images, labels = opened(*RUNS[name])
+    network, _, images, labels = opened(*RUNS[name])
     tap = network.taps[-1]
     head = (network.fc if hasattr(network, "fc") else network.head).weight.detach().numpy()
     averaged = network(images, [tap]).features[tap].detach().numpy().mean(0)
     raw = np.einsum("bc,bchw->bhw", head[labels.numpy()], averaged)
-    views = Cams(network, [tap], timesteps).of(images, labels)
+    views = Cams(network, [tap]).of(images, labels)
     np.testing.assert_allclose(views.maps[:, 0], scaled(torch.from_numpy(raw), images), atol=1e-3)
     assert views.maps.any()
 
 
 def test_a_vit_is_seen_in_the_norm_before_its_last_attention():
-    network, timesteps, images, labels = opened(*VIT)
+    network, _, images, labels = opened(*VIT)
     kept = []
 
     def replaced(module, inputs, output):
@@ -122,7 +122,7 @@ def test_a_vit_is_seen_in_the_norm_before_its_last_attention():
     tokens, gradient = (x[:, 1:].detach().unflatten(1, (size, size)) for x in (kept[0], kept[0].grad))
     raw = (tokens * gradient.mean((1, 2), keepdim=True)).sum(-1)
     network.zero_grad()
-    views = Cams(network, network.taps[-1:], timesteps).of(images, labels)
+    views = Cams(network, network.taps[-1:]).of(images, labels)
     assert views.maps.shape == (8, 1, *images.shape[-2:]) and images.shape[-1] != network.image_size
     np.testing.assert_allclose(views.maps[:, 0], scaled(raw, images), atol=1e-3)
     assert views.maps.any()
@@ -141,7 +141,7 @@ def test_all_taps_at_once_give_what_the_package_gives_for_each_alone(name):
         reshape = lambda x: x.reshape(timesteps, -1, *x.shape[1:]).mean(0)  # noqa: E731
     expected = [GradCAM(Classifier(network), [layer], reshape)(images, targets) for layer in layers]
     network.zero_grad()
-    cams = Cams(network, network.taps, timesteps)
+    cams = Cams(network, network.taps)
     views = cams.of(images, labels)
     np.testing.assert_allclose(views.maps, np.stack(expected, axis=1), atol=2e-4)
     assert views.maps.any()
@@ -164,8 +164,8 @@ def test_what_is_looked_at_is_the_tap(name):
 
 @pytest.mark.parametrize("name", ["sew", "spiking", "spikingformer", "meta", "vit"])
 def test_nothing_survives_a_pass(name):
-    network, timesteps, images, labels = opened(*RUNS.get(name, VIT))
-    cams = Cams(network, network.taps, timesteps)
+    network, _, images, labels = opened(*RUNS.get(name, VIT))
+    cams = Cams(network, network.taps)
     whole, again = cams.of(images, labels), cams.of(images, labels)
     parts = [cams.of(images[part], labels[part]) for part in (slice(0, 3), slice(3, 8))]
     for first, second, *split in zip(whole, again, *parts):
@@ -181,19 +181,19 @@ def dead(layer, bias):
 
 
 def test_why_a_map_is_empty():
-    network, timesteps, images, labels = opened(*RUNS["sew"])
+    network, _, images, labels = opened(*RUNS["sew"])
     dead(network.layer("stage4"), -100.0)
-    views = Cams(network, network.taps, timesteps).of(images, labels)
+    views = Cams(network, network.taps).of(images, labels)
     assert views.silent[:, -1].all() and not views.maps[:, -1].any() and not views.positive[:, -1].any()
     assert not views.silent[:, 0].any()
-    network, timesteps, images, labels = opened(*RUNS["sew"])
+    network, _, images, labels = opened(*RUNS["sew"])
     nn.init.constant_(network.fc.weight, -1.0)
-    views = Cams(network, network.taps[-1:], timesteps).of(images, labels)
+    views = Cams(network, network.taps[-1:]).of(images, labels)
     assert not views.maps.any() and not views.silent.any() and not views.positive.any()
-    network, timesteps, images, labels = opened(*RUNS["ann"])
+    network, _, images, labels = opened(*RUNS["ann"])
     dead(network.layer("stage4"), 1.0)
     nn.init.constant_(network.fc.weight, 1.0)
-    views = Cams(network, network.taps[-1:], timesteps).of(images, labels)
+    views = Cams(network, network.taps[-1:]).of(images, labels)
     assert not views.maps.any() and not views.silent.any() and views.positive.all()
 
 
@@ -204,7 +204,7 @@ def test_a_network_as_it_is_drawn_may_be_silent(seed):
     network = models.build(spec.network, spec.dataset).eval()
     images, labels = torch.randn(4, 3, 32, 32), torch.arange(4)
     features = network(images, network.taps).features
-    views = Cams(network, network.taps, spec.network.timesteps).of(images, labels)
+    views = Cams(network, network.taps).of(images, labels)
     expected = [(~features[tap].transpose(0, 1).flatten(1).any(1)).tolist() for tap in network.taps]
     assert views.silent.T.tolist() == expected
     assert not views.maps[views.silent].any() and np.isfinite(views.maps).all()
@@ -212,11 +212,11 @@ def test_a_network_as_it_is_drawn_may_be_silent(seed):
 
 
 def test_the_scale_of_the_gradient_does_not_matter():
-    network, timesteps, images, labels = opened(*RUNS["ann"])
-    maps = Cams(network, network.taps, timesteps).of(images, labels).maps
+    network, _, images, labels = opened(*RUNS["ann"])
+    maps = Cams(network, network.taps).of(images, labels).maps
     with torch.no_grad():
         network.fc.weight *= 1e-5
-    small = Cams(network, network.taps, timesteps).of(images, labels).maps
+    small = Cams(network, network.taps).of(images, labels).maps
     np.testing.assert_allclose(small, maps, atol=0.05)
     np.testing.assert_allclose(small.max((2, 3))[maps.any((2, 3))], 1, atol=1e-3)
 

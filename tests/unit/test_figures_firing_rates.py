@@ -22,7 +22,7 @@ def analyse(run, results, *blocks, **changes):
     content = {
         "run": run.name,
         "spec": run.digest,
-        "family": run.network.family,
+        "mac_layers": {},
         "spiking": True,
         "timesteps": run.network.timesteps,
         "test_images": 100,

@@ -33,7 +33,7 @@ class Engine(Protocol):
     __name__: str
 
     def missing(self, neuron: config.Neuron, dtype: torch.dtype) -> str | None:
-        """Say what this machine lacks to run such neurons; None if nothing."""
+        """Say what the engine or this machine lacks to run such neurons; None if nothing."""
 
     def forward(self, x: Tensor, rate: Tensor | None, spikes: Tensor, run: Run) -> None:
         """Fill `spikes` (T*B, ...) with what the currents `x` give."""

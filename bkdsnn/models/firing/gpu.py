@@ -17,19 +17,22 @@ from torch import Tensor
 from bkdsnn import config
 from bkdsnn.models.firing import kernels
 from bkdsnn.models.firing.fused import Run
+from bkdsnn.models.firing.known import Known
 from bkdsnn.models.firing.levels import levels
 
 BLOCK = 512  # neurons of one program
 WARPS = 4
+KNOWN = Known("kernels.py", ("if", "lif", "plif"), kernels.SURROGATES)
 
 
 def missing(neuron: config.Neuron, dtype: torch.dtype) -> str | None:
-    """Say what this machine lacks for Triton to compile the code that starts a kernel; None if nothing."""
-    return _lacking()
+    """Say what the kernels lack to run such neurons, or this machine to start them; None if nothing."""
+    return KNOWN.lacking(neuron) or _lacking()
 
 
 @functools.cache
 def _lacking() -> str | None:
+    """Say what Triton lacks to compile the code that starts a kernel."""
     if not (os.environ.get("CC") or any(map(shutil.which, ("gcc", "clang")))):
         return "Triton needs a C compiler; neither gcc nor clang is installed, nor is one named in $CC"
     header = Path(sysconfig.get_paths()["include"], "Python.h")

@@ -12,6 +12,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+SURROGATES = ("atan", "sigmoid", "triangle", "rectangle")  # of `_slope`
+
 
 @triton.jit
 def _charged(v, x, rate, KIND: tl.constexpr, TAU: tl.constexpr, DECAY: tl.constexpr):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -11,7 +10,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from bkdsnn import config
+from bkdsnn.config.surrogates import SURROGATES
+from bkdsnn.models.firing.known import Known
 from bkdsnn.models.firing.levels import levels
+
+KNOWN = Known("bkdsnn/models/firing/loop.py", ("if", "lif", "plif"), surrogates=None)
 
 
 def fire(currents: Tensor, w: Tensor | None, neuron: config.Neuron, timesteps: int, static: bool) -> Tensor:
@@ -121,13 +124,5 @@ def _kept(h: Tensor, slope: Tensor, neuron: config.Neuron) -> Tensor:
 
 
 def surrogate_derivative(u: Tensor, neuron: config.Neuron) -> Tensor:
-    """Return the surrogate's derivative at u = H - v_threshold, of any shape, in place; each is even and has area 1."""
-    a = neuron.alpha
-    if neuron.surrogate == "atan":
-        return torch.addcmul(u.new_full((), 2 / a), u, u, value=math.pi**2 * a / 2, out=u).reciprocal_()
-    if neuron.surrogate == "sigmoid":
-        u.mul_(a).sigmoid_()
-        return torch.addcmul(u, u, u, value=-1, out=u).mul_(a)
-    if neuron.surrogate == "triangle":
-        return u.abs_().mul_(-a * a).add_(a).clamp_min_(0)
-    return u.abs_().lt_(a / 2).div_(a)
+    """Return the derivative of the neuron's surrogate at u = H - v_threshold, of any shape, which it may overwrite."""
+    return SURROGATES[neuron.surrogate](u, neuron.alpha)

@@ -2,7 +2,7 @@
 
    Currents and spikes are T times n values of type REAL. A call does the neurons `first` to `last`, in blocks that stay
    in the cache while they go through all steps. Potentials are measured from the reset potential. What a neuron is
-   comes from the compiler's command line: IF or PLIF (else LIF), DECAY, SOFT, DETACH, and SURROGATE, one of those below. */
+   comes from the compiler's command line: IF, LIF or PLIF, DECAY, SOFT, DETACH, and SURROGATE, one of those below. */
 
 #include <math.h>
 #include <stdint.h>
@@ -23,7 +23,7 @@ static inline REAL charged(REAL v, REAL x, REAL tau, REAL rate) {
     return v + x;
 #elif defined(PLIF)
     return DECAY ? v + (x - v) * rate : v - v * rate + x;
-#else
+#elif defined(LIF)
     return DECAY ? v + (x - v) / tau : v - v / tau + x;
 #endif
 }
@@ -55,7 +55,7 @@ static inline REAL slope(REAL u, REAL a) {
 #elif SURROGATE == TRIANGLE
     REAL height = a - a * a * size;
     return height > 0 ? height : 0;
-#else
+#elif SURROGATE == RECTANGLE
     return size < a / 2 ? 1 / a : 0;
 #endif
 }

@@ -20,6 +20,7 @@ from torch import Tensor
 from bkdsnn import config
 from bkdsnn.core.errors import UserError
 from bkdsnn.models.firing.fused import Run
+from bkdsnn.models.firing.known import Known
 from bkdsnn.models.firing.levels import levels
 
 TYPES = {torch.float32: "float", torch.float64: "double"}
@@ -28,6 +29,7 @@ ROOM = 2**17  # bytes that compiling takes at most
 SHARE = 2**16  # values that are worth a thread of their own
 SOURCE = Path(__file__).with_suffix(".c")
 SURROGATES = ("atan", "sigmoid", "triangle", "rectangle")  # numbered as in native.c
+KNOWN = Known("native.c", ("if", "lif", "plif"), SURROGATES)
 # No -ffast-math, and nothing fused: spikes are to be those of every other implementation.
 FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
 FORM = ("-shared", "-fPIC", "-s", "-pipe")
@@ -103,7 +105,9 @@ _compiled = functools.cache(Library)
 
 
 def missing(neuron: config.Neuron, dtype: torch.dtype) -> str | None:
-    """Say what this machine lacks to compile such neurons; None if nothing."""
+    """Say what native.c lacks to run such neurons, or this machine to compile them; None if nothing."""
+    if lacking := KNOWN.lacking(neuron):
+        return lacking
     try:
         library(neuron, dtype)
     except OSError as error:
