@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
+from bkdsnn.config import own
 from bkdsnn.config.datasets import Interpolation, View
 from bkdsnn.config.strict import Strict
 
@@ -288,7 +289,34 @@ class ViT(Architecture):
         return self
 
 
-Network = Annotated[ResNet | Spikformer | Spikingformer | MetaSpikeformer | Wide7B | ViT, Field(discriminator="family")]
+class OwnNetwork(Architecture, own.Own):
+    """Base of a family of the user's own: `build(dataset)` returns a `models.Network`; form `ann` has no neurons."""
+
+    family: str
+    form: Literal["ann", "spiking"] = "spiking"
+
+    @property
+    def spiking(self) -> bool:
+        """Whether the network emits spikes over time-steps."""
+        return self.form == "spiking"
+
+    @property
+    def slug(self) -> str:
+        """The name, and before it what an ANN is."""
+        return self.name if self.spiking else f"ann-{self.name}"
+
+    @model_validator(mode="after")
+    def _timeless(self) -> OwnNetwork:
+        self._check_time(self.form, self.spiking)
+        return self
+
+
+Network = Annotated[
+    ResNet | Spikformer | Spikingformer | MetaSpikeformer | Wide7B | ViT,
+    Field(discriminator="family"),
+    own.or_own("family"),
+    SerializeAsAny(),
+]
 
 
 def _check_heads(heads: int, key: str, width: int) -> None:

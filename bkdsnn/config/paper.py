@@ -7,21 +7,35 @@ from __future__ import annotations
 
 import functools
 import itertools
+import shlex
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from bkdsnn.config import RUN_NAME, Dataset, Network, Neuron, Pretrained, Quantised, Recipe, RunSpec, Term
+from bkdsnn.config import (
+    RUN_NAME,
+    Dataset,
+    Network,
+    Neuron,
+    Pretrained,
+    Quantised,
+    Recipe,
+    RunSpec,
+    TaskLoss,
+    Term,
+    own,
+)
 from bkdsnn.config.catalogue import (
     CONFIG,
     all_known,
     catalogue,
+    entries,
     known,
     load_scale,
     load_table,
     parse,
-    read_yaml,
+    place_of_table,
     table_names,
 )
 from bkdsnn.config.declarations import Column, Method, Row, Scale, Table, Terms
@@ -30,6 +44,7 @@ from bkdsnn.core.errors import UserError, suggest, unknown
 Preset = Literal["reference", "paper-text"]
 TERMS = {term.model_fields["method"].default: term for term in get_args(get_args(Term)[0])}
 FAMILIES = {family.model_fields["family"].default: family for family in get_args(get_args(Network)[0])}
+LOSSES = {loss.model_fields["method"].default: loss for loss in get_args(get_args(TaskLoss)[0])}
 TIMELESS = ("ann", "qcfs")  # forms of a network
 
 
@@ -75,6 +90,7 @@ def command(target: str, scale: str, neurons: Preset, seeds: Iterable[int] | Non
     chosen = [] if scale == "demo" else [f"scale={scale}"]
     chosen += [] if seeds is None else [f"'seeds=[{','.join(map(str, seeds))}]'"]
     chosen += [] if neurons == "reference" else [f"neurons={neurons}"]
+    chosen += [shlex.quote(f"own={own.folder()}")] if own.files(*(f"{kind}/{target}.yaml" for kind in ("tables", "figures"))) else []
     return " ".join([f"snakemake --cores all {target}", *(["--config", *chosen] if chosen else [])])
 
 
@@ -116,13 +132,15 @@ class Expansion:
         if neurons == "paper-text":
             note = f"{self.scale.note.strip()} Neurons are those of the paper's text: IF with a sigmoid surrogate."
             self.scale = self.scale.model_copy(update={"note": note})
-        self.methods = catalogue(Method, config / "methods.yaml")
-        self.neurons = catalogue(Neuron, config / "neurons.yaml")
-        self.datasets = catalogue(Dataset, config / "datasets.yaml", named=True)
-        self.networks = read_yaml(config / "networks.yaml")
-        files = sorted((config / "recipes").glob("*.yaml"))
-        self.recipes = {name: recipe for path in files for name, recipe in catalogue(Recipe, path).items()}
-        self.quantised = catalogue(Quantised, config / "quantised.yaml")
+        self.config = config
+        self.methods = catalogue(Method, "methods.yaml", config)
+        self.neurons = catalogue(Neuron, "neurons.yaml", config)
+        self.datasets = catalogue(Dataset, "datasets.yaml", config, named=True)
+        self.networks = {name: content for name, (content, _) in entries("networks.yaml", config).items()}
+        self.recipes = catalogue(Recipe, "recipes/*.yaml", config)
+        self.quantised = catalogue(Quantised, "quantised.yaml", config)
+        self.terms = {name: one for name, one in own.joined("method", TERMS | LOSSES).items() if name not in LOSSES}
+        self.families = own.joined("family", FAMILIES)
         self._check_scale()
 
     def _check_scale(self) -> None:
@@ -131,7 +149,7 @@ class Expansion:
         all_known("dataset", self.scale.datasets, self.datasets, where)
         all_known("network", self.scale.networks, self.networks, where)
         all_known("recipe", self.scale.recipes, {"*", *self.recipes}, where)
-        all_known("term", self.scale.distill, TERMS, where)
+        all_known("term", self.scale.distill, self.terms, where)
 
     def plan(self, table: Table, seeds: Iterable[int] | None = None) -> Plan:
         """Return the plan of a table; see `paper.plan`."""
@@ -146,28 +164,28 @@ class Expansion:
 
     def _check_table(self, table: Table) -> None:
         """Refuse options of terms and methods that do not exist: they would be ignored in silence."""
-        where = f"config/paper/{table.name}.yaml"
+        where = place_of_table(table.name, self.config)
         by_method = [column.distill_of for column in table.columns]
         layers = [table.distill, *(row.distill for row in table.rows), *(column.distill for column in table.columns)]
         for methods in by_method:
             all_known("method", methods, self.methods, where)
         for layer in (*layers, *(terms for methods in by_method for terms in methods.values())):
-            all_known("term", layer, TERMS, where)
+            all_known("term", layer, self.terms, where)
         for place in table.settings.values():
             term, option = place.split(".")
-            all_known("term", [term], TERMS, where)
-            all_known(f"option of '{term}'", [option], TERMS[term].model_fields, where)
+            all_known("term", [term], self.terms, where)
+            all_known(f"option of '{term}'", [option], self.terms[term].model_fields, where)
 
     def cell(self, table: Table, row: Row, column: Column, seeds: Iterable[int] | None = None) -> Cell:
         """Return one cell of a table, its runs at `seeds` or at those of the scale."""
         seeds = self.scale.seeds if seeds is None else seeds
         index = table.columns.index(column)
         if row.columns:
-            where = f"config/paper/{table.name}.yaml, 'columns' of row '{row.key}'"
+            where = f"{place_of_table(table.name, self.config)}, 'columns' of row '{row.key}'"
             column = parse(Column, {**dict(column), **row.columns}, where)
         runs = {run.name: run for run in (self.run(row.method, table, row, column, seed) for seed in seeds)}
         baseline = row.delta_against[index] if row.delta_against else None
-        return Cell(row, column, tuple(runs.values()), row.paper[index], baseline)
+        return Cell(row, column, tuple(runs.values()), row.paper[index] if row.paper else None, baseline)
 
     def run(self, method: str, table: Table, row: Row, column: Column, seed: int) -> RunSpec:
         """Return the run spec of `method` in the cell of that row and column."""
@@ -227,7 +245,7 @@ class Expansion:
             fields["quantised"] = self.quantised[known("quantised", quantised, self.quantised)]
         if fields.get("form") not in TIMELESS:
             fields["timesteps"] = timesteps
-        family = FAMILIES[known("family", fields["family"], FAMILIES)]
+        family = self.families[known("family", fields["family"], self.families)]
         return parse(family, fields, f"network '{name}' at scale '{self.scale.name}'")
 
     def _terms(self, name: str, method: Method, table: Table, row: Row, column: Column) -> Terms:
