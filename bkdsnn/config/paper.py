@@ -90,7 +90,8 @@ def command(target: str, scale: str, neurons: Preset, seeds: Iterable[int] | Non
     chosen = [] if scale == "demo" else [f"scale={scale}"]
     chosen += [] if seeds is None else [f"'seeds=[{','.join(map(str, seeds))}]'"]
     chosen += [] if neurons == "reference" else [f"neurons={neurons}"]
-    chosen += [shlex.quote(f"own={own.folder()}")] if own.files(*(f"{kind}/{target}.yaml" for kind in ("tables", "figures"))) else []
+    if own.files(f"tables/{target}.yaml", f"figures/{target}.yaml"):
+        chosen += [shlex.quote(f"own={own.folder()}")]
     return " ".join([f"snakemake --cores all {target}", *(["--config", *chosen] if chosen else [])])
 
 
@@ -133,14 +134,14 @@ class Expansion:
             note = f"{self.scale.note.strip()} Neurons are those of the paper's text: IF with a sigmoid surrogate."
             self.scale = self.scale.model_copy(update={"note": note})
         self.config = config
+        self.terms = {name: one for name, one in own.joined("method", TERMS | LOSSES).items() if name not in LOSSES}
+        self.families = own.joined("family", FAMILIES)
         self.methods = catalogue(Method, "methods.yaml", config)
         self.neurons = catalogue(Neuron, "neurons.yaml", config)
         self.datasets = catalogue(Dataset, "datasets.yaml", config, named=True)
         self.networks = {name: content for name, (content, _) in entries("networks.yaml", config).items()}
         self.recipes = catalogue(Recipe, "recipes/*.yaml", config)
         self.quantised = catalogue(Quantised, "quantised.yaml", config)
-        self.terms = {name: one for name, one in own.joined("method", TERMS | LOSSES).items() if name not in LOSSES}
-        self.families = own.joined("family", FAMILIES)
         self._check_scale()
 
     def _check_scale(self) -> None:
