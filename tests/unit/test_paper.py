@@ -12,9 +12,9 @@ from bkdsnn.core.errors import UserError
 
 # Distinct runs with ancestors that the paper's own rows need, per seed: cells that are runs of their own, and source
 # ANNs of conversions. By hand: 2a 36 cells, 4 sources; 2c 27 and 3; 2b 42 of students, 2 teachers of three columns
-# each; 2d 21 and 1; 3a 15 and 1; 4a 36 and 4 teachers; 4b 24 and 4; 4c 12 and 2; 4d 32 and 4; A1 and A2 24 and 2; A3 16 and
-# 4. 5a is 4a; 5b has 8 rows and the ViT-B, and of these only its transformer ANN is in no other table. Rows that are
-# added to a table add runs.
+# each; 2d 21 and 1; 3a 15 and 1; 4a 36 and 4 teachers; 4b 24 and 4; 4c 12 and 2; 4d 32 and 4; A1 and A2 24 and 2;
+# A3 16 and 4. 5a is 4a; 5b has 8 rows and the ViT-B, and of these only its transformer ANN is in no other table.
+# Rows that are added to a table add runs.
 A_SEED = {"2a": 40, "2b": 44, "2c": 30, "2d": 22, "3a": 16, "3b": 18, "4a": 40, "4b": 28, "4c": 14}
 A_SEED |= {"4d": 36, "5a": 40, "5b": 9, "A1": 26, "A2": 26, "A3": 20, "A4": 20}
 
