@@ -57,9 +57,10 @@ def folder() -> Path | None:
     named = os.environ.get(OWN)
     if not named:
         return None
-    if not Path(named).is_dir():
-        raise UserError(f"'own' (or {OWN}): no such folder: {named}")
-    return Path(named)
+    place = Path(named).expanduser()  # shells leave the ~ of `--config own=~/mine` to us
+    if not place.is_dir():
+        raise UserError(f"'own' (or {OWN}): no such folder: {place}")
+    return place
 
 
 def files(*patterns: str) -> list[Path]:
