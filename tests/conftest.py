@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
+os.environ.pop("BKDSNN_OWN", None)  # what a developer adds elsewhere is no part of the project
 
 
 @pytest.fixture(scope="session")

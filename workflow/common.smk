@@ -8,7 +8,7 @@ sys.path.insert(0, str(workflow.basedir))
 from snakemake.exceptions import WorkflowError
 from snakemake.settings.types import Quietness
 
-from bkdsnn.config import catalogue, paper
+from bkdsnn.config import catalogue, own, paper
 from bkdsnn.runs.artefacts import ARTEFACTS, data_records
 from bkdsnn.budget.quote import quote
 from bkdsnn.core.errors import UserError
@@ -110,9 +110,8 @@ def table_inputs(wildcards):
     """The results of every run that a table shows, and what more is measured of it."""
     plan = PLANS[wildcards.table]
     runs = {spec.name: spec for cell in plan.cells for spec in cell.runs}
-    return [artefact(run, name) for run in runs for name in ("metrics.json", "predictions.npz")] + [
-        activity_of(run) for run in plan.analysed()
-    ]
+    files = [artefact(run, name) for run in runs for name in ("metrics.json", "predictions.npz")]
+    return files + [activity_of(run) for run in plan.analysed()] + own.files(f"tables/{wildcards.table}.yaml")
 
 
 def activity_of(run):
@@ -133,6 +132,7 @@ def figure_inputs(wildcards):
     analyses = {"gradcam": ("npz", "json"), "histogram": ("json",)}.get(plan.figure.kind, ())
     files = [f"results/{SCALE.name}/analyses/{wildcards.figure}.{kind}" for kind in analyses]
     files += [activity_of(run) for run in plan.runs() if plan.figure.kind == "firing-rates"]
+    files += own.files(f"figures/{wildcards.figure}.yaml")
     return files + [artefact(run, name) for run in plan.runs() for name in ("metrics.json", "history.jsonl")]
 
 

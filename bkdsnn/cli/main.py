@@ -14,9 +14,9 @@ from bkdsnn.machine import launch
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one subcommand and return its exit code: 0 done, 1 bad input, 75 saved and to be continued, 130 Ctrl-C."""
-    options = parser().parse_args(arguments)
-    options.arguments = sys.argv[1:] if arguments is None else arguments
     try:
+        options = parser().parse_args(arguments)
+        options.arguments = sys.argv[1:] if arguments is None else arguments
         progress.configure(getattr(options, "log", None) if launch.main() else None)
         _write(options.command(options) or "")
     except UserError as error:

@@ -6,11 +6,12 @@ tau temperature, lambda blur ratio, w_LD and w_BKD loss weights.
 
 from bkdsnn.config.datasets import Augment, Dataset, Digits, Events, Interpolation, ResizedCrop, Simulated, View
 from bkdsnn.config.identity import Part
-from bkdsnn.config.losses import BKD, KDSNN, LD, TET, CrossEntropy, HardLD, LaSNN, TaskLoss, Term
+from bkdsnn.config.losses import BKD, KDSNN, LD, TET, CrossEntropy, HardLD, LaSNN, OwnLoss, TaskLoss, Term
 from bkdsnn.config.networks import (
     MetaSpikeformer,
     Network,
     Neuron,
+    OwnNetwork,
     Quantised,
     ResNet,
     Spikformer,
@@ -41,6 +42,8 @@ __all__ = [
     "Mix",
     "Network",
     "Neuron",
+    "OwnLoss",
+    "OwnNetwork",
     "Part",
     "Pretrained",
     "Quantised",

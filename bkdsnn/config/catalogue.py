@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import contextlib
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
 
-from bkdsnn.config.declarations import Scale, Table
+from bkdsnn.config import own
+from bkdsnn.config.declarations import Extension, OwnTable, Scale, Table
 from bkdsnn.config.run_spec import Pretrained
 from bkdsnn.config.strict import Strict
 from bkdsnn.core.errors import UserError, explain, unknown
@@ -19,8 +22,13 @@ M = TypeVar("M", bound=Strict)
 
 
 def table_names(config: Path = CONFIG) -> list[str]:
-    """Names of the tables that can be made, in the paper's order."""
-    return sorted(path.stem for path in (config / "paper").glob("*.yaml"))
+    """Names of the tables that can be made: in the paper's order, then those of the user's own folder."""
+    return list(table_files(config))
+
+
+def table_files(config: Path = CONFIG) -> dict[str, Path]:
+    """The file of every table by the table's name; an own one that has the name of another raises `UserError`."""
+    return named_files("table", config / "paper", "tables")
 
 
 def scale_names(config: Path = CONFIG) -> list[str]:
@@ -28,11 +36,39 @@ def scale_names(config: Path = CONFIG) -> list[str]:
     return sorted(path.stem for path in (config / "scales").glob("*.yaml"))
 
 
+def named_files(prefix: str, ours: Path, theirs: str) -> dict[str, Path]:
+    """The YAML files of a folder of ours, and of one of the user's own, by stem: tables (`table`), figures (`fig`)."""
+    found = {path.stem: path for path in sorted(ours.glob("*.yaml"))}
+    for path in own.files(f"{theirs}/*.y*ml"):
+        if path.suffix != ".yaml" or not re.fullmatch(rf"{prefix}(?!1$|ure$)\w+", path.stem):
+            raise UserError(f"{path}: not the name of a target, expected one such as {prefix}_mine.yaml")
+        if path.stem in found:
+            raise UserError(f"{path}: {place(found[path.stem])} has that name already; choose another")
+        found[path.stem] = path
+    return found
+
+
 def load_table(name: str, config: Path = CONFIG) -> Table:
-    """Read `config/paper/<name>.yaml`; an unknown name or key raises `UserError`."""
-    if name not in table_names(config):
-        raise unknown("table", name, table_names(config))
-    return load(Table, config / "paper" / f"{name}.yaml", name)
+    """Read the table of that name, of ours or the user's own; an unknown name or key raises `UserError`."""
+    files = table_files(config)
+    if name not in files:
+        raise unknown("table", name, files)
+    return _own_table(files[name], config) if own.owns(files[name]) else load(Table, files[name], name)
+
+
+def place_of_table(name: str, config: Path = CONFIG) -> str:
+    """How messages name the file of a table."""
+    return place(table_files(config).get(name, config / "paper" / f"{name}.yaml"))
+
+
+def _own_table(path: Path, config: Path) -> OwnTable:
+    if "extends" not in read_yaml(path):
+        return load(OwnTable, path, path.stem)
+    own_part, papers = load(Extension, path, path.stem), sorted((config / "paper").glob("*.yaml"))
+    base = own_part.extends.table
+    all_known("table of the paper", [base], [paper.stem for paper in papers], place(path))
+    with told(OwnTable, place(path)):
+        return own_part.on_top_of(load_table(base, config))
 
 
 def load_scale(name: str, config: Path = CONFIG) -> Scale:
@@ -47,10 +83,12 @@ def load(model: type[M], path: Path, name: str) -> M:
     return parse(model, {"name": name, **read_yaml(path)}, place(path))
 
 
-def place(path: Path, name: str = "") -> str:
-    """Return how a file of `config` or a folder of it, and an entry in it, are called where a value is explained."""
+def place(path: Path) -> str:
+    """How messages name a file: ours as `config/...`, one of the user's own in full."""
+    if own.owns(path):
+        return str(path)
     folder = "" if path.parent.name == CONFIG.name else f"{path.parent.name}/"
-    return f"config/{folder}{path.name}" + (f", '{name}'" if name else "")
+    return f"config/{folder}{path.name}"
 
 
 def published_weights(config: Path = CONFIG) -> list[Pretrained]:
@@ -59,12 +97,20 @@ def published_weights(config: Path = CONFIG) -> list[Pretrained]:
     return [column.pretrained for column in columns if column.pretrained]
 
 
-def catalogue(model: type[M], path: Path, named: bool = False) -> dict[str, M]:
-    """Read models by name; `named` ones carry their own name."""
-    return {
-        name: parse(model, {"name": name, **entry} if named else entry, place(path, name))
-        for name, entry in read_yaml(path).items()
-    }
+def entries(pattern: str, config: Path = CONFIG) -> dict[str, tuple[Any, str]]:
+    """What the files of that pattern declare in `config` and in the user's own folder, by name, each with its place.
+
+    Raises `UserError` for a name that two files declare, and for an own name that no run's name could hold.
+    """
+    found: dict[str, tuple[Any, str]] = {}
+    for path in (*(sorted(config.glob(pattern)) or [config / pattern]), *own.files(pattern)):
+        for name, content in read_yaml(path).items():
+            if name in found:
+                raise UserError(f"{place(path)} declares '{name}', as {found[name][1]} does; choose another name")
+            if own.owns(path) and not own.NAME.fullmatch(str(name)):
+                raise UserError(f"{place(path)}: '{name}' is not a name such as my-net-2")
+            found[name] = content, f"{place(path)}, '{name}'"
+    return found
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -82,10 +128,19 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def parse(model: type[M], content: Mapping[str, Any], where: str) -> M:
     """Validate a mapping against a model; a mistake raises `UserError` that names the place `where`."""
-    try:
+    with told(model, where):
         return TypeAdapter(model).validate_python(dict(content))
+
+
+@contextlib.contextmanager
+def told(model: type[Strict], where: str) -> Iterator[None]:
+    """Turn a mistake in what becomes a model into one `UserError` that names its place."""
+    try:
+        yield
     except ValidationError as error:
         raise explain(error, model, where) from error
+    except UserError as error:  # of options of the user's own
+        raise UserError(f"{where}: {error}") from error
 
 
 def all_known(kind: str, found: Iterable[str], valid: Iterable[str], where: str) -> None:

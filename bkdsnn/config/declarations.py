@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any, Literal
+from collections.abc import Collection, Iterable, Sequence
+from typing import Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
 from bkdsnn.config import Pretrained, Strict, TaskLoss
+from bkdsnn.core.errors import unknown
 
+Keyed = TypeVar("Keyed", "Row", "Column")
 Role = Literal["student", "teacher", "conversion", "pretraining"]
 Fragment = dict[str, Any]
 Terms = dict[str, Fragment]  # options of distillation terms, by term
@@ -63,7 +65,7 @@ class Row(Strict):
     group: str
     label: str | None = None
     timesteps: int | None = Field(default=None, gt=0, description="T of spiking networks, unless the columns have it")
-    paper: tuple[float | None, ...]
+    paper: tuple[float | None, ...] = Field(default=(), description="left out in rows that are not the paper's")
     delta_against: tuple[str | None, ...] | None = Field(default=None, description="key of the baseline row per column")
     origin: Literal["printed", "quoted", "inferred"] = Field(
         default="printed", description="quoted: the paper takes it from elsewhere; inferred: from a printed difference"
@@ -98,7 +100,8 @@ class Table(Strict):
     def _aligned(self) -> Table:
         keys = [row.key for row in self.rows]
         for row in self.rows:
-            _expect(len(row.paper), len(self.columns), f"row '{row.key}': values in 'paper'")
+            if row.paper or self.number:
+                _expect(len(row.paper), len(self.columns), f"row '{row.key}': values in 'paper'")
             _expect_known("group", row.group, self.groups, row.key)
             for baseline in filter(None, row.delta_against or ()):
                 _expect_known("delta_against", baseline, keys, row.key)
@@ -110,6 +113,60 @@ class Table(Strict):
             if place.count(".") != 1:
                 raise ValueError(f"'settings': '{place}' is not <term>.<option>, such as ld.tau")
         return self
+
+
+class OwnTable(Table):
+    """A table of the user's own."""
+
+    number: Literal[""] = ""
+
+
+class ExtendedTable(OwnTable):
+    """A table of the user's own with all rows but those `added` from the paper's table of number `base`."""
+
+    base: str
+    added: tuple[str, ...]
+
+
+class Base(Strict):
+    """What is taken over from a table of the paper: all of it, or only these rows and columns, by key."""
+
+    table: str
+    rows: tuple[str, ...] | None = None
+    columns: tuple[str, ...] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _of_name(cls, content: Any) -> Any:
+        return {"table": content} if isinstance(content, str) else content
+
+
+class Extension(Strict):
+    """Rows of the user's own, beside those of a table of the paper."""
+
+    name: str
+    extends: Base
+    title: str | None = None
+    groups: dict[str, str] = {}
+    rows: tuple[Row, ...] = Field(min_length=1)
+    footnotes: tuple[str, ...] = ()
+
+    def on_top_of(self, table: Table) -> ExtendedTable:
+        """Return the table with these rows, each behind the last of its group; an unknown key raises an error."""
+        rows = list(_only(table.rows, self.extends.rows, "row"))
+        columns = _only(table.columns, self.extends.columns, "column")
+        kept = [table.columns.index(column) for column in columns], {row.key for row in (*rows, *self.rows)}
+        rows = [_cut(row, *kept) for row in rows]
+        for row in self.rows:
+            places = [i for i, other in enumerate(rows, 1) if other.group == row.group]
+            rows.insert(max(places, default=len(rows)), row)
+        whole = {key: getattr(table, key) for key in Table.model_fields if key != "number"}
+        return ExtendedTable(
+            **whole
+            | {"name": self.name, "title": self.title or table.title, "groups": {**table.groups, **self.groups}}
+            | {"columns": columns, "rows": rows, "footnotes": (*table.footnotes, *self.footnotes)}
+            | {"base": table.number, "added": tuple(row.key for row in self.rows)}
+        )
 
 
 class Overrides(Strict):
@@ -152,3 +209,19 @@ def _expect_known(key: str, found: str, valid: Iterable[str], row: str) -> None:
     names = list(valid)
     if found not in names:
         raise ValueError(f"row '{row}': '{key}' is '{found}', expected one of: {', '.join(names)}")
+
+
+def _only(parts: Sequence[Keyed], keys: Sequence[str] | None, what: str) -> Sequence[Keyed]:
+    known = {part.key: part for part in parts}
+    for key in keys or ():
+        if key not in known:
+            raise unknown(what, key, known, "'extends'")
+    return [part for part in parts if keys is None or part.key in keys]
+
+
+def _cut(row: Row, columns: Iterable[int], rows: Collection[str]) -> Row:
+    """The row with what it has for these columns; baselines that are not among the rows are left out."""
+    baselines = row.delta_against and tuple(
+        name if name in rows else None for name in (row.delta_against[i] for i in columns)
+    )
+    return row.model_copy(update={"paper": tuple(row.paper[i] for i in columns), "delta_against": baselines})

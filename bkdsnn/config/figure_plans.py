@@ -12,8 +12,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from bkdsnn.config import RunSpec, Strict
-from bkdsnn.config.catalogue import CONFIG, load, load_table, table_names
+from bkdsnn.config import RunSpec, Strict, own
+from bkdsnn.config.catalogue import CONFIG, load, load_table, named_files, place, table_names
 from bkdsnn.config.declarations import Column, Row, Scale, Table
 from bkdsnn.config.paper import Cell, Expansion, Plan, Preset, command
 from bkdsnn.core.errors import UserError, unknown
@@ -73,6 +73,12 @@ class Figure(Strict):
         return self
 
 
+class OwnFigure(Figure):
+    """A figure of the user's own."""
+
+    number: Literal[""] = ""
+
+
 @dataclass(frozen=True)
 class CurvePlan:
     """A curve with its runs, one per seed."""
@@ -108,15 +114,21 @@ class FigurePlan:
 
 
 def figure_names(config: Path = CONFIG) -> list[str]:
-    """Names of the figures that can be made."""
-    return sorted(path.stem for path in (config / "figures").glob("*.yaml"))
+    """Names of the figures that can be made, those of the user's own folder last."""
+    return list(figure_files(config))
+
+
+def figure_files(config: Path = CONFIG) -> dict[str, Path]:
+    """The file of every figure by the figure's name; see `catalogue.named_files`."""
+    return named_files("fig", config / "figures", "figures")
 
 
 def load_figure(name: str, config: Path = CONFIG) -> Figure:
-    """Read `config/figures/<name>.yaml`; an unknown name or key raises `UserError`."""
-    if name not in figure_names(config):
-        raise unknown("figure", name, figure_names(config))
-    return load(Figure, config / "figures" / f"{name}.yaml", name)
+    """Read the figure of that name, of ours or the user's own; an unknown name or key raises `UserError`."""
+    files = figure_files(config)
+    if name not in files:
+        raise unknown("figure", name, files)
+    return load(OwnFigure if own.owns(files[name]) else Figure, files[name], name)
 
 
 def plan_figure(expansion: Expansion, figure: Figure, seeds: Iterable[int] | None = None) -> FigurePlan:
@@ -151,7 +163,8 @@ def _cell(
     curve: Curve,
     seeds: tuple[int, ...] | None,
 ) -> Cell:
-    where = f"config/figures/{figure.name}.yaml, panel '{panel.title}', curve '{curve.label}'"
+    path = figure_files().get(figure.name, CONFIG / "figures" / f"{figure.name}.yaml")
+    where = f"{place(path)}, panel '{panel.title}', curve '{curve.label}'"
     name = curve.table or panel.table
     if name not in table_names():
         raise unknown("table", name, table_names(), where)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, SerializeAsAny, model_validator
 
+from bkdsnn.config import own
 from bkdsnn.config.identity import Part
 
 
@@ -96,5 +97,13 @@ class LaSNN(LayerWise):
     method: Literal["lasnn"] = "lasnn"
 
 
-TaskLoss = Annotated[CrossEntropy | TET, Field(discriminator="method")]
-Term = Annotated[LD | HardLD | BKD | KDSNN | LaSNN, Field(discriminator="method")]
+class OwnLoss(own.Own):
+    """Base of a loss of the user's own: `build(student, teacher)` takes the taps' shapes, see `distill.method`."""
+
+    method: str
+
+
+TaskLoss = Annotated[CrossEntropy | TET, Field(discriminator="method"), own.or_own("method"), SerializeAsAny()]
+Term = Annotated[
+    LD | HardLD | BKD | KDSNN | LaSNN, Field(discriminator="method"), own.or_own("method"), SerializeAsAny()
+]

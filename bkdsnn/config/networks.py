@@ -7,8 +7,9 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import AfterValidator, Field, SerializeAsAny, model_validator
 
+from bkdsnn.config import own
 from bkdsnn.config.datasets import Interpolation, View
 from bkdsnn.config.identity import Part
 from bkdsnn.config.surrogates import known_surrogate
@@ -280,7 +281,28 @@ class ViT(Architecture):
         return self
 
 
-Network = Annotated[ResNet | Spikformer | Spikingformer | MetaSpikeformer | Wide7B | ViT, Field(discriminator="family")]
+class OwnNetwork(Architecture, own.Own):
+    """Base of a family of the user's own: `build(dataset)` returns a `models.Network`; form `ann` has no neurons."""
+
+    fires: ClassVar[frozenset[str]] = frozenset({"spiking"})
+    family: str
+    form: Literal["ann", "spiking"] = "spiking"
+
+    def _labels(self) -> tuple[str, ...]:
+        return () if self.spiking else (self.form,)
+
+    @model_validator(mode="after")
+    def _timeless(self) -> OwnNetwork:
+        self._check_time()
+        return self
+
+
+Network = Annotated[
+    ResNet | Spikformer | Spikingformer | MetaSpikeformer | Wide7B | ViT,
+    Field(discriminator="family"),
+    own.or_own("family"),
+    SerializeAsAny(),
+]
 
 
 def _check_heads(heads: int, key: str, width: int) -> None:

@@ -5,6 +5,7 @@ config/paper/table2c.yaml --plan(table, scale, seeds)--> Plan of cells, each wit
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,19 +22,20 @@ from bkdsnn.config import (
     Recipe,
     RunSpec,
     Strict,
+    TaskLoss,
     Term,
+    own,
 )
 from bkdsnn.config.catalogue import (
     CONFIG,
     M,
     all_known,
-    catalogue,
+    entries,
     known,
     load_scale,
     load_table,
     parse,
-    place,
-    read_yaml,
+    place_of_table,
     table_names,
 )
 from bkdsnn.config.declarations import Column, Method, Overrides, Row, Scale, Table
@@ -43,6 +45,7 @@ from bkdsnn.core.errors import UserError, suggest, unknown
 Preset = Literal["reference", "paper-text"]
 TERMS = {term.model_fields["method"].default: term for term in get_args(get_args(Term)[0])}
 FAMILIES = {family.model_fields["family"].default: family for family in get_args(get_args(Network)[0])}
+LOSSES = {loss.model_fields["method"].default: loss for loss in get_args(get_args(TaskLoss)[0])}
 CHOICES = Layer("(default)", {"loss": CrossEntropy(), "teacher": None, "source": None, "recipe": None})
 METHODS_OWN = ("loss", "teacher", "source", "timesteps")  # keys of a method that choose for the run
 
@@ -57,9 +60,9 @@ class At:
     file: str
 
     @classmethod
-    def of(cls, table: Table, row: Row, column: Column) -> At:
-        """Return that of a table of the paper."""
-        return cls(table, row, column, f"config/paper/{table.name}.yaml")
+    def of(cls, table: Table, row: Row, column: Column, config: Path = CONFIG) -> At:
+        """Return that of a table in `config` or the user's own folder."""
+        return cls(table, row, column, place_of_table(table.name, config))
 
     @property
     def row_place(self) -> str:
@@ -68,8 +71,8 @@ class At:
 
     def column_place(self, key: str) -> str:
         """Return the place of one key of the column, which the row may have replaced."""
-        own = self.column.key and key not in self.row.columns
-        return f"{self.file}, column '{self.column.key}'" if own else self.row_place
+        unchanged = self.column.key and key not in self.row.columns
+        return f"{self.file}, column '{self.column.key}'" if unchanged else self.row_place
 
     def __str__(self) -> str:
         row, column = self.row.key, self.column.key
@@ -118,6 +121,8 @@ def command(target: str, scale: str, neurons: Preset, seeds: Iterable[int] | Non
     chosen = [] if scale == "demo" else [f"scale={scale}"]
     chosen += [] if seeds is None else [f"'seeds=[{','.join(map(str, seeds))}]'"]
     chosen += [] if neurons == "reference" else [f"neurons={neurons}"]
+    if own.files(f"tables/{target}.yaml", f"figures/{target}.yaml"):
+        chosen += [shlex.quote(f"own={own.folder()}")]
     return " ".join([f"snakemake --cores all {target}", *(["--config", *chosen] if chosen else [])])
 
 
@@ -161,20 +166,29 @@ class Expansion:
             self.scale = self.scale.model_copy(update={"note": note})
         self.requested: dict[str, Overrides] = {}  # those of single runs, over the scale's, by place
         self.places: dict[tuple[str, str], str] = {}  # of every entry of a catalogue, by kind and name
-        self.methods = self._placed("method", config / "methods.yaml", Method)
-        self.neurons = self._placed("neuron", config / "neurons.yaml", Neuron)
-        self.datasets = self._placed("dataset", config / "datasets.yaml", Dataset, named=True)
-        self.networks = read_yaml(config / "networks.yaml")
-        self.places |= {("network", name): place(config / "networks.yaml", name) for name in self.networks}
-        files = sorted((config / "recipes").glob("*.yaml"))
-        self.recipes = {name: one for path in files for name, one in self._placed("recipe", path, Recipe).items()}
-        self.quantised = self._placed("quantised", config / "quantised.yaml", Quantised)
-        self._check(place(config / "scales" / f"{scale}.yaml"), self.scale)
+        self.config = config
+        self.terms = {name: one for name, one in own.joined("method", TERMS | LOSSES).items() if name not in LOSSES}
+        self.families = own.joined("family", FAMILIES)
+        self.methods = self._placed("method", "methods.yaml", Method)
+        self.neurons = self._placed("neuron", "neurons.yaml", Neuron)
+        self.datasets = self._placed("dataset", "datasets.yaml", Dataset, named=True)
+        self.networks = self._read("network", "networks.yaml")
+        self.recipes = self._placed("recipe", "recipes/*.yaml", Recipe)
+        self.quantised = self._placed("quantised", "quantised.yaml", Quantised)
+        self._check(f"config/scales/{scale}.yaml", self.scale)
 
-    def _placed(self, kind: str, path: Path, model: type[M], named: bool = False) -> dict[str, M]:
-        entries = catalogue(model, path, named)
-        self.places |= {(kind, name): place(path, name) for name in entries}
-        return entries
+    def _read(self, kind: str, pattern: str) -> dict[str, Any]:
+        """Return what the files of that pattern declare, and remember the place of each entry."""
+        found = entries(pattern, self.config)
+        self.places |= {(kind, name): where for name, (_, where) in found.items()}
+        return {name: content for name, (content, _) in found.items()}
+
+    def _placed(self, kind: str, pattern: str, model: type[M], named: bool = False) -> dict[str, M]:
+        """Return models by name; `named` ones carry their own name."""
+        return {
+            name: parse(model, {"name": name, **content} if named else content, self.places[kind, name])
+            for name, content in self._read(kind, pattern).items()
+        }
 
     def request(self, file: str, overrides: Overrides) -> None:
         """Let the overrides that a file states stand over the scale's."""
@@ -186,7 +200,7 @@ class Expansion:
         all_known("dataset", overrides.datasets, self.datasets, where)
         all_known("network", overrides.networks, self.networks, where)
         all_known("recipe", overrides.recipes, {"*", *self.recipes}, where)
-        all_known("term", overrides.distill, TERMS, where)
+        all_known("term", overrides.distill, self.terms, where)
 
     def _overrides(self, kind: str, *names: str) -> list[Layer]:
         """Return what overrides entries of one kind, the scale's first."""
@@ -208,29 +222,29 @@ class Expansion:
 
     def _check_table(self, table: Table) -> None:
         """Refuse options of terms and methods that do not exist: they would be ignored in silence."""
-        where = f"config/paper/{table.name}.yaml"
+        where = place_of_table(table.name, self.config)
         by_method = [column.distill_of for column in table.columns]
         layers = [table.distill, *(row.distill for row in table.rows), *(column.distill for column in table.columns)]
         for methods in by_method:
             all_known("method", methods, self.methods, where)
         for layer in (*layers, *(terms for methods in by_method for terms in methods.values())):
-            all_known("term", layer, TERMS, where)
+            all_known("term", layer, self.terms, where)
         for setting in table.settings.values():
             term, option = setting.split(".")
-            all_known("term", [term], TERMS, where)
-            all_known(f"option of '{term}'", [option], TERMS[term].model_fields, where)
+            all_known("term", [term], self.terms, where)
+            all_known(f"option of '{term}'", [option], self.terms[term].model_fields, where)
 
     def cell(self, table: Table, row: Row, column: Column, seeds: Iterable[int] | None = None) -> Cell:
         """Return one cell of a table, its runs at `seeds` or at those of the scale."""
         seeds = self.scale.seeds if seeds is None else seeds
         index = table.columns.index(column)
         if row.columns:
-            where = f"config/paper/{table.name}.yaml, 'columns' of row '{row.key}'"
+            where = f"{place_of_table(table.name, self.config)}, 'columns' of row '{row.key}'"
             column = parse(Column, {**dict(column), **row.columns}, where)
-        at = At.of(table, row, column)
+        at = At.of(table, row, column, self.config)
         runs = {run.name: run for run in (self.run(row.method, at, seed) for seed in seeds)}
         baseline = row.delta_against[index] if row.delta_against else None
-        return Cell(row, column, tuple(runs.values()), row.paper[index], baseline)
+        return Cell(row, column, tuple(runs.values()), row.paper[index] if row.paper else None, baseline)
 
     def run(self, method: str, at: At, seed: int) -> RunSpec:
         """Return the run spec of `method` in that row and column."""
@@ -240,7 +254,7 @@ class Expansion:
             "dataset": self.datasets[chosen["dataset"]],
             "network": self._network(parts["network"]),
             "loss": chosen["loss"],
-            "distill": {term: merged(layers) for term, layers in parts.items() if term in TERMS},
+            "distill": {term: merged(layers) for term, layers in parts.items() if term in self.terms},
             "teacher": self.run(chosen["teacher"], at, seed) if chosen["teacher"] else None,
             "source": self.run(source, at, seed) if isinstance(source := chosen["source"], str) else source,
             "recipe": self._recipe(chosen["recipe"], parts["recipe"]),
@@ -268,8 +282,8 @@ class Expansion:
 
     def _choices(self, chain: list[Layer], at: At) -> list[Layer]:
         """Which entries of the catalogues a run is made of."""
-        own, stated, column = merged(chain), origins(chain), at.column
-        role = own.get("recipe")
+        method, stated, column = merged(chain), origins(chain), at.column
+        role = method.get("recipe")
         teachers = role == "teacher"
         network = "teacher" if teachers and column.teacher else "network"
         layers = [
@@ -281,12 +295,12 @@ class Expansion:
         ]
         if role in column.timesteps:
             layers.append(Layer(at.column_place("timesteps"), {"timesteps": column.timesteps[role]}))
-        layers += [Layer(stated[key], {key: own[key]}) for key in METHODS_OWN if own.get(key)]
-        if own.get("teacher") and column.taught_by:
+        layers += [Layer(stated[key], {key: method[key]}) for key in METHODS_OWN if method.get(key)]
+        if method.get("teacher") and column.taught_by:
             layers.append(Layer(at.column_place("taught_by"), {"teacher": column.taught_by}))
         if role:
             layers.append(Layer(at.column_place("recipes"), {"recipe": self._recipe_name(role, at)}))
-        if teachers and (published := self._published(column)) and not own.get("source"):
+        if teachers and (published := self._published(column)) and not method.get("source"):
             evaluated = {} if column.fine_tune else {"recipe": None, "seed": 0}
             layers.append(Layer(at.column_place("pretrained"), {"source": published, **evaluated}))
         known("dataset", merged(layers)["dataset"], self.datasets)
@@ -322,25 +336,25 @@ class Expansion:
             *within(chain, "network"),
         ]
         fields, stated = merged(layers), origins(layers)
-        for key, entries in (("neuron", self.neurons), ("quantised", self.quantised)):
+        for key, known_ones in (("neuron", self.neurons), ("quantised", self.quantised)):
             if entry := fields.get(key):
                 entry = "paper-text" if (key, self.preset) == ("neuron", "paper-text") else entry
-                where = self.places[key, known(key, entry, entries)]
-                layers.append(Layer(f"{where}, by {stated[key]}", {key: entries[entry]}))
-        family = FAMILIES[known("family", fields.get("family", "resnet"), FAMILIES)]
+                where = self.places[key, known(key, entry, known_ones)]
+                layers.append(Layer(f"{where}, by {stated[key]}", {key: known_ones[entry]}))
+        family = self.families[known("family", fields.get("family", "resnet"), self.families)]
         if fields.get("form", family.model_fields["form"].default) in family.fires:
             layers.append(Layer(places["timesteps"], {"timesteps": chosen["timesteps"]}))
         return layers
 
     def _network(self, layers: list[Layer]) -> Network:
         fields = {"family": "resnet", **merged(layers)}
-        family = FAMILIES[known("family", fields["family"], FAMILIES)]
+        family = self.families[known("family", fields["family"], self.families)]
         return parse(family, fields, f"network '{fields['name']}' at scale '{self.scale.name}'")
 
     def _terms(self, name: str, chain: list[Layer], at: At) -> Parts:
-        own = within(chain, "distill")
+        stated = within(chain, "distill")
         layers = [
-            *own,
+            *stated,
             Layer(at.file, at.table.distill),
             Layer(at.column_place("distill"), at.column.distill),
             Layer(at.column_place("distill_of"), at.column.distill_of.get(name, {})),
@@ -348,7 +362,7 @@ class Expansion:
         over = Layer(at.row_place, at.row.distill)
         return {
             term: [*within(layers, term), *self._overrides("distill", term), *within([over], term)]
-            for term in merged(own)
+            for term in merged(stated)
         }
 
     def _recipe_name(self, role: str, at: At) -> str:

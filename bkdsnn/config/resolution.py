@@ -106,7 +106,7 @@ def _cells(expansion: Expansion, name: str, seed: int, config: Path) -> Iterator
     """Every cell that needs a run: the method by which it is asked for there, the cell, the run."""
     for table in (load_table(one, config) for one in table_names(config)):
         for cell in expansion.plan(table, [seed]).cells:
-            at, found = At.of(table, cell.row, cell.column), {run.name: run for run in cell.runs[0].lineage()}
+            at, found = At.of(table, cell.row, cell.column, config), {run.name: run for run in cell.runs[0].lineage()}
             if name in found and (method := _asked(expansion, cell.row.method, at, cell.runs[0], name)):
                 yield method, at, found[name]
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
-from bkdsnn.config import Strict, catalogue, paper
+from bkdsnn.config import Strict, catalogue, own, paper
 from bkdsnn.core.errors import UserError, explain, unknown
 
 DATA_ROOT, WEIGHTS_ROOT, RECOMPUTE = "BKDSNN_DATA_ROOT", "BKDSNN_WEIGHTS_ROOT", "BKDSNN_RECOMPUTE"
@@ -45,6 +45,7 @@ class Settings(Strict):
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     recompute: bool = Field(default=False, description="whether training saves memory and takes more time")
     slice_minutes: int = Field(default=1440, gt=0, description="longest attempt at a training")
+    own: Path | None = Field(default=None, description="folder with work of the user's own; see docs/tutorial.md")
     data: Root = Root()
     weights: Root = Root()
     energy: Energy = Energy()
@@ -73,7 +74,8 @@ class Settings(Strict):
         os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         os.environ["BKDSNN_DEVICE"] = self.device
         os.environ[RECOMPUTE] = str(self.recompute).lower()
-        for variable, folder in ((DATA_ROOT, self.data.root), (WEIGHTS_ROOT, self.weights.root)):
+        folders = ((own.OWN, self.own), (DATA_ROOT, self.data.root), (WEIGHTS_ROOT, self.weights.root))
+        for variable, folder in folders:
             if folder is not None:
                 os.environ[variable] = str(folder)
 

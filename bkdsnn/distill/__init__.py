@@ -10,7 +10,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from bkdsnn.config import RunSpec
+from bkdsnn.config import OwnLoss, RunSpec, TaskLoss, Term
 from bkdsnn.core.errors import UserError
 from bkdsnn.distill.bkd import BKDLoss
 from bkdsnn.distill.ce import CrossEntropyLoss
@@ -57,7 +57,7 @@ class Criterion(nn.Module):
             raise UserError(
                 f"'distill' of run '{spec.name}' lists a method twice: {', '.join(names)}; keep one of each"
             )
-        self.methods = nn.ModuleDict({name: METHODS[name](o, student, teacher) for name, o in zip(names, chosen)})
+        self.methods = nn.ModuleDict({options.method: _built(options, student, teacher) for options in chosen})
         self.taps = self._taps("taps")
         self.teacher_taps = self._taps("teacher_taps")
 
@@ -82,3 +82,13 @@ class Criterion(nn.Module):
         for method in self.methods.values():
             losses |= method(student, teacher, labels, blur)
         return losses
+
+
+def _built(options: TaskLoss | Term, student: Shapes, teacher: Shapes | None) -> Method:
+    if not isinstance(options, OwnLoss):
+        return METHODS[options.method](options, student, teacher)
+    if not isinstance(built := options.built(student, teacher), Method):
+        raise UserError(
+            f"'build' of '{options.method}' returns {type(built).__name__}, expected a distill.method.Method"
+        )
+    return built

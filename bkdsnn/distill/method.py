@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from bkdsnn.distill.features import Pair, adapter, resample, time_mean
@@ -41,3 +42,16 @@ class Method(nn.Module):
         """Return each pair: the student's (see `adapted`) and the teacher's (see `targets`)."""
         own = self.adapted(student)
         return list(zip(own, self.targets(teacher, own)))
+
+
+class Comparison(Method):
+    """The sum of what `compare` makes of each pair of features, (B, C_tea, h, w) both: a weighted 0-dim loss."""
+
+    def __init__(self, name: str, pairs: Sequence[Pair], compare: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__(pairs)
+        self.name, self.compare = name, compare
+
+    def forward(self, student: Outputs, teacher: Outputs, labels: Tensor, blur: torch.Generator) -> dict[str, Tensor]:
+        """Return the loss by the name of the method."""
+        losses = [self.compare(own, target) for own, target in self.features(student, teacher)]
+        return {self.name: torch.stack(losses).sum()}

@@ -12,6 +12,7 @@ import importlib
 import torch
 
 from bkdsnn import config
+from bkdsnn.core.errors import UserError
 from bkdsnn.models.outputs import Network, Outputs
 
 __all__ = ["Network", "Outputs", "build", "count_parameters", "feature_shapes"]
@@ -32,9 +33,17 @@ def build(network: config.Network, dataset: config.Dataset) -> Network:
     Raises:
         UserError: the network's form and norm contradict each other, or a learned time constant cannot begin at `tau`.
     """
+    if isinstance(network, config.OwnNetwork):
+        return _own(network, dataset)
     module, name = _FAMILIES[network.family]
     made: Network = getattr(importlib.import_module(f"bkdsnn.models.{module}"), name)(network, dataset)
     return made
+
+
+def _own(network: config.OwnNetwork, dataset: config.Dataset) -> Network:
+    if not isinstance(built := network.built(dataset), Network):
+        raise UserError(f"'build' of '{network.family}' returns {type(built).__name__}, expected a models.Network")
+    return built
 
 
 def feature_shapes(net: Network, image_size: int) -> dict[str, tuple[int, int, int]]:

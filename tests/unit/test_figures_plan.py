@@ -22,10 +22,10 @@ def expansion(request):
 
 
 def test_every_figure_of_the_paper_that_has_data_is_there():
-    assert figure_names() == FIGURES
+    assert {*figure_names()} >= {*FIGURES}
 
 
-@pytest.mark.parametrize("name", FIGURES)
+@pytest.mark.parametrize("name", figure_names())
 def test_a_figure_expands_at_every_scale_to_runs_of_its_tables(name, expansion):
     plan = plan_figure(expansion, load_figure(name))
     known = paper.all_runs(expansion.scale.name)

@@ -10,7 +10,7 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -76,11 +76,9 @@ def test_the_names_of_all_runs_change_on_purpose_only(scale):
 # The baseline
 
 
-def ours(part: type[Part] = Part) -> Iterator[type[Part]]:
-    for one in part.__subclasses__():
-        if one.__module__.startswith("bkdsnn."):
-            yield one
-            yield from ours(one)
+def ours(part: type[Part] = Part) -> list[type[Part]]:
+    found = [one for one in part.__subclasses__() if one.__module__.startswith("bkdsnn.")]
+    return list(dict.fromkeys([*found, *(below for one in found for below in ours(one))]))
 
 
 def brought_up_to_date(recorded: dict[str, Any], part: type[Part]) -> dict[str, Any]:

@@ -2,11 +2,13 @@
 
 import csv
 import fcntl
+import functools
 import json
 import math
 import os
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,47 +17,50 @@ import pytest
 import yaml
 from calls import jobs, repository, results, snakemake
 
-from bkdsnn.config import catalogue, paper
-from bkdsnn.config.figure_plans import figure_names
+from bkdsnn.config import Pretrained, catalogue, paper
+from bkdsnn.config.figure_plans import figure_names, load_figure, plan_figure
+from bkdsnn.runs.artefacts import data_records
 
 pytestmark = pytest.mark.workflow
 
-# By hand, per seed: teachers, students, evaluations of a table; the counts of runs are in test_paper.py. The published
-# teachers of the paper scale (four on ImageNet) are evaluated once; the two ViT-S are published weights, fine-tuned.
-KINDS = {"2a": (4, 32, 4), "2b": (2, 42, 0), "2c": (3, 24, 3), "2d": (1, 21, 0), "3a": (1, 15, 0), "4a": (4, 36, 0)}
-KINDS |= {"3b": (2, 16, 0), "A4": (4, 16, 0)}
-KINDS |= {"5a": (4, 36, 0), "5b": (3, 6, 0)}
-KINDS |= {"4b": (4, 24, 0), "4c": (2, 12, 0), "4d": (4, 32, 0), "A1": (2, 24, 0), "A2": (2, 24, 0), "A3": (4, 16, 0)}
-DATASETS = dict.fromkeys(KINDS, 2) | dict.fromkeys(("2c", "2d", "3a", "3b", "4b", "4c", "5b"), 1) | {"A4": 4}
-FRAMES = dict.fromkeys(KINDS, 0) | {"3b": 3, "A4": 8}  # numbers of time-steps in use, per data set
-# Analyses. Table 5a: its 36 students; 5b: its 8 rows; A2: 4 blur ratios on 2 data sets (3 of them are in 5a) and 3
-# widths; A3: 4 losses. In all: 36 + 8, A2's two at ratio 0 and two widths below 768, A3's two that 5b has not.
-ACTIVITY = {"5a": 36, "5b": 8}
-JOBS = {  # dataset, published_weights, teacher, student, evaluation, table, frames
-    **{(f"table{number}", "smoke"): (DATASETS[number], 0, *of, 1, FRAMES[number]) for number, of in KINDS.items()},
-    ("table2a", "demo"): (2, 0, 4, 32, 4, 1, 0),
-    ("table2c", "demo"): (1, 0, 3, 24, 3, 1, 0),
-    ("table2b", "demo"): (2, 0, 2, 42, 0, 1, 0),
-    ("table4d", "demo"): (2, 0, 4, 32, 0, 1, 0),
-    ("table2c", "lite"): (1, 0, 9, 72, 9, 1, 0),
-    ("table3a", "lite"): (1, 0, 3, 45, 0, 1, 0),
-    ("table2a", "paper"): (2, 0, 12, 96, 12, 1, 0),
-    ("table2b", "paper"): (2, 1, 6, 126, 0, 1, 0),
-    ("table2c", "paper"): (1, 3, 0, 72, 12, 1, 0),
-    ("table2d", "paper"): (1, 1, 0, 63, 1, 1, 0),
-    ("table3a", "paper"): (1, 1, 0, 45, 1, 1, 0),
-    ("table3b", "lite"): (1, 0, 6, 48, 0, 1, 3),
-    ("tableA4", "paper"): (4, 0, 12, 48, 0, 1, 8),
-    ("table4a", "paper"): (2, 1, 12, 108, 0, 1, 0),
-    ("table4b", "paper"): (1, 4, 0, 72, 4, 1, 0),
-    ("all", "smoke"): (8, 0, 17, 272, 7, 16, 11),
-    ("all", "demo"): (8, 0, 17, 272, 7, 16, 11),
-    ("all", "lite"): (8, 1, 51, 816, 21, 16, 11),
-    ("all", "paper"): (8, 5, 39, 816, 25, 16, 11),
-}
-RULES = ("dataset", "published_weights", "teacher", "student", "evaluation", "table", "frames")
-ALL_ACTIVITY = {"smoke": 50, "demo": 50, "lite": 150, "paper": 148}  # 3 seeds; at paper scale two teachers have one
-FIGURES = {"activity": 0, "gradcam": 2, "features": 1, "figure": 8, "layers": 1, "notation": 1}
+# Targets of which a dry run is counted, by scale.
+TARGETS = [(name, "smoke") for name in catalogue.table_names()]
+TARGETS += [(f"table{number}", "demo") for number in ("2a", "2b", "2c", "4d")]
+TARGETS += [(f"table{number}", "lite") for number in ("2c", "3a", "3b")]
+TARGETS += [(f"table{number}", "paper") for number in ("2a", "2b", "2c", "2d", "3a", "4a", "4b", "A4")]
+TARGETS += [("all", scale) for scale in catalogue.scale_names()]
+
+
+def expected_jobs(target, scale, seeds=None):
+    """Jobs by rule that make a target from nothing: a job for each thing that its cells name."""
+    plans = [paper.plan(name, scale, seeds=seeds) for name in catalogue.table_names() if target in (name, "all")]
+    runs = {name: run for plan in plans for name, run in plan.runs().items()}
+    expansion = paper.Expansion(scale)
+    shown = [plan_figure(expansion, load_figure(name), seeds) for name in figure_names() if target == "all"]
+    kinds = Counter(plan.figure.kind for plan in shown)
+    rates = {run for plan in shown if plan.figure.kind == "firing-rates" for run in plan.runs()}
+    records = {record for run in runs.values() for record in data_records(run)}
+    datasets = {f"{run.dataset.name}.json" for run in runs.values()}
+    energies = [plan for plan in plans if any("energy" in cell.column.metric for cell in plan.cells)]
+    weights = {run.source.name for run in runs.values() if isinstance(run.source, Pretrained)}
+    counts = {"dataset": len(datasets), "frames": len(records - datasets), "published_weights": len(weights)}
+    counts |= Counter(kind_of(run, scale) for run in runs.values())
+    counts |= {"table": len(plans), "layers": len(energies), "figure": len(shown), "notation": int(target == "all")}
+    counts |= {"activity": len({name for plan in plans for name in plan.analysed()} | rates)}
+    counts |= {"gradcam": kinds["gradcam"], "features": kinds["histogram"], target: 1}
+    return {rule: count for rule, count in counts.items() if count}
+
+
+def kind_of(run, scale):
+    """The rule that makes a run: what another imitates is a teacher, also a spiking network."""
+    return "teacher" if run.recipe and run.name in teachers(scale) else run.kind
+
+
+@functools.cache
+def teachers(scale):
+    return {run.teacher.name for run in paper.all_runs(scale).values() if run.teacher}
+
+
 SMOKE = ("--config", "scale=smoke")
 PARTS = ("history.jsonl", "metrics.json", "predictions.npz", "provenance.json", "spec.json", "weights.safetensors")
 
@@ -96,15 +101,11 @@ def clone(tmp_path):
     return repository(tmp_path / "clone")
 
 
-@pytest.mark.parametrize(("target", "scale"), JOBS)
+@pytest.mark.parametrize(("target", "scale"), TARGETS)
 def test_a_dry_run_counts_the_jobs_of_each_rule(target, scale, tmp_path):
     ended = snakemake(tmp_path, "--dry-run", target, "--config", f"scale={scale}")
     assert ended.returncode == 0, ended.stdout
-    analyses = {"activity": ACTIVITY.get(target.removeprefix("table"), 0), "layers": int(target == "table5b")}
-    analyses = {**FIGURES, "activity": ALL_ACTIVITY[scale]} if target == "all" else analyses
-    counts = dict(zip(RULES, JOBS[target, scale])) | analyses
-    expected = {rule: count for rule, count in counts.items() if count}
-    assert jobs(ended.stdout) == {**expected, target: 1}
+    assert jobs(ended.stdout) == expected_jobs(target, scale)
     assert not (tmp_path / "results").exists()
 
 
@@ -156,7 +157,7 @@ def test_progress_is_told(finished):
         epochs = spec.recipe.total_epochs if spec.recipe else 0
         last = rf"epoch {epochs}/{epochs}, .*top-1 \d+\.\d\d %, done" if epochs else r"top-1 \d+\.\d\d %"
         assert re.fullmatch(last, said[-1])
-    steps = sum(JOBS["all", "smoke"]) + sum(FIGURES.values()) + ALL_ACTIVITY["smoke"] + 1
+    steps = sum(expected_jobs("all", "smoke").values())
     counted = re.findall(rf"(?<!\d)(\d+) of {steps} steps \([\d.]+%\) done", output)
     assert counted == [str(step) for step in range(1, steps + 1)]
     assert "table2a at scale smoke: 36 cells, 36 measured" in output
@@ -195,8 +196,10 @@ def test_a_result_that_was_deleted_is_made_again_and_nothing_else(copy):
 def test_another_seed_adds_only_its_own_runs(copy):
     ended = snakemake(copy, "--dry-run", "all", *SMOKE, "seeds=[0,1]")
     assert ended.returncode == 0, ended.stdout
-    expected = {"teacher": 17, "student": 272, "evaluation": 7, "table": 16, "activity": 50, "figure": 5, "all": 1}
-    assert jobs(ended.stdout) == {**expected, "layers": 1}
+    known, single = {"dataset", "frames", "notation", "gradcam", "features"}, {"gradcam", "histogram"}
+    expected = {rule: count for rule, count in expected_jobs("all", "smoke").items() if rule not in known}
+    expected["figure"] -= sum(load_figure(name).kind in single for name in figure_names())
+    assert jobs(ended.stdout) == expected
 
 
 def test_edited_sources_make_nothing_stale(copy, clone):
@@ -223,7 +226,8 @@ def test_a_method_of_ones_own_is_one_more_row(copy, clone):
     assert ended.returncode == 0, ended.stdout
     assert jobs(ended.stdout) == {"student": 3, "table": 1, "all": 1}
     whole = snakemake(copy / "empty", "--dry-run", "table2c", *SMOKE, root=clone)
-    assert jobs(whole.stdout) == {"dataset": 1, "teacher": 3, "student": 27, "evaluation": 3, "table": 1, "table2c": 1}
+    before = expected_jobs("table2c", "smoke")
+    assert jobs(whole.stdout) == {**before, "student": before["student"] + 3}
 
 
 @pytest.mark.parametrize("figure", figure_names())

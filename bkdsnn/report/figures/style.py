@@ -165,8 +165,9 @@ def sheet(plan: FigurePlan, width: float, height: float, notes: Iterable[str] = 
 def remarks(plan: FigurePlan) -> list[str]:
     """Sentences that every picture carries: what it is, its scale, its data with what they stand in for, its seeds."""
     parts = (f"{name} stands in for {real}" if real else name for name, real in plan.data.items())
+    number = plan.figure.number
     return [
-        f"Figure {plan.figure.number} of the paper, reproduced: {plan.figure.title}.",
+        f"Figure {number} of the paper, reproduced: {plan.figure.title}." if number else f"{plan.figure.title}.",
         plan.scale.note.strip(),
         f"Data: {'; '.join(parts)}.",
         f"{'Seed' if len(plan.seeds) == 1 else 'Seeds'}: {', '.join(map(str, plan.seeds))}.",
@@ -193,7 +194,7 @@ def save(figure: Figure, plan: FigurePlan, records: Sequence[Mapping[str, Any]],
     """
     paths = {suffix: folder / f"{plan.figure.name}.{suffix}" for suffix in ("png", "pdf", "csv")}
     _settle(figure)
-    title = f"Figure {plan.figure.number}, scale {plan.scale.name}"
+    title = f"{f'Figure {plan.figure.number}' if plan.figure.number else plan.figure.name}, scale {plan.scale.name}"
     with contextlib.ExitStack() as stack:
         temporary = {suffix: stack.enter_context(files.replacing(path)) for suffix, path in paths.items()}
         made_by: dict[str, str | None] = {"Title": title, "Description": plan.command}

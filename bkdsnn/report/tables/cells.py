@@ -77,8 +77,8 @@ class ColumnModel:
 class TableModel:
     """A table at a scale; `bold` says whether it marks the best.
 
-    `command` makes it. `comparable` says whether data, networks and recipes are the paper's own. `settings` are the
-    options that each row shows, `<term>.<option>` by heading.
+    `number` is empty for a table of the user's own. `command` makes it. `comparable` says whether data, networks and
+    recipes are the paper's own. `settings` are the options that each row shows, `<term>.<option>` by heading.
     """
 
     name: str
@@ -96,6 +96,8 @@ class TableModel:
     columns: tuple[ColumnModel, ...]
     cells: tuple[MeasuredCell, ...]
     footnotes: tuple[str, ...]
+    base: str = ""  # number of the paper's table that has all rows but those `added`; a table of the user's own
+    added: tuple[str, ...] = ()
 
     def rows(self) -> list[tuple[MeasuredCell, ...]]:
         """Return the cells of each row, in column order."""

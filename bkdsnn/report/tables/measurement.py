@@ -8,7 +8,8 @@ from pathlib import Path
 
 from bkdsnn.analysis.energy import Constants
 from bkdsnn.config import Network, Pretrained, RunSpec
-from bkdsnn.config.declarations import Column, MetricName, Row, Scale
+from bkdsnn.config.catalogue import place_of_table
+from bkdsnn.config.declarations import Column, ExtendedTable, MetricName, Row, Scale
 from bkdsnn.config.paper import Cell, Plan, command
 from bkdsnn.core.errors import UserError
 from bkdsnn.core.statistics import mcnemar, mean, sample_std
@@ -53,6 +54,8 @@ def measure(plan: Plan, results: Path, constants: Constants = Constants()) -> Ta
         columns=tuple(columns),
         cells=_with_decimals(_with_best_in_bold(cells) if table.bold else cells),
         footnotes=(*table.footnotes, *_prices(table.columns, constants)),
+        base=table.base if isinstance(table, ExtendedTable) else "",
+        added=table.added if isinstance(table, ExtendedTable) else (),
     )
 
 
@@ -140,7 +143,7 @@ def _setting(plan: Plan, row: Row, place: str) -> Setting:
     if others:
         differ = ", ".join(f"{value} in '{column}'" for column, value in found.items())
         raise UserError(
-            f"config/paper/{plan.table.name}.yaml: 'settings' has {place}, so row '{row.key}' must have one "
+            f"{place_of_table(plan.table.name)}: 'settings' has {place}, so row '{row.key}' must have one "
             f"value of it in all columns, found {differ}; set it in the row, or take it out of 'settings'"
         )
     return first

@@ -100,8 +100,12 @@ def _delta(cell: MeasuredCell, value: float) -> str:
 
 
 def title(model: TableModel) -> str:
-    """Which table of the paper this is, and what its numbers are."""
-    return f"Table {model.number} of the paper, reproduced: {model.title}, {model.metric}."
+    """Which table of the paper this is, or extends, and what its numbers are."""
+    if model.number:
+        return f"Table {model.number} of the paper, reproduced: {model.title}, {model.metric}."
+    added = ", ".join(labels(model)[row] for row in model.added)
+    extended = f" Not of the paper: {added}; the other rows are of its table {model.base}, reproduced."
+    return f"{model.title}, {model.metric}.{extended if model.base else ''}"
 
 
 def data(model: TableModel) -> str:
@@ -156,7 +160,7 @@ def notes(model: TableModel) -> list[str]:
         "Bold: best SNN of the column. T: time-steps. P: parameters.": model.bold,
         "T: time-steps.": not model.bold,
         f"{NOT_COMPARABLE}Not comparable with ours: data, networks or schedules differ from the paper's at this "
-        "scale.": not model.comparable,
+        "scale.": not model.comparable and _beside_the_paper(model),
         **{MARKS[origin] + meaning: origin in origins for origin, meaning in ORIGINS.items()},
         "One seed where no ± is given.": any(len(cell.seeds) == 1 for cell in model.cells) and len(model.seeds) > 1,
         "[k/n]: only k of n seeds have a result.": "partial" in states,
@@ -164,6 +168,11 @@ def notes(model: TableModel) -> list[str]:
         "Failed: the run ended in an error.": "failed" in states,
     }
     return [*(remark for remark, applies in remarks.items() if applies), *teachers(model), *model.footnotes]
+
+
+def _beside_the_paper(model: TableModel) -> bool:
+    """Whether the table is the paper's, or shows values of it."""
+    return bool(model.number) or any(column.printed for column in model.columns)
 
 
 def labels(model: TableModel) -> dict[str, str]:

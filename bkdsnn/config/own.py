@@ -1,0 +1,178 @@
+"""A folder of the user's own: its files, and the losses and networks that its Python files declare. Free of torch.
+
+The Python in the folder is executed, because its user has named the folder; that of `losses/` and `networks/` whenever
+`config/` is read, other files when a loss or network imports them to be built. The folder is the package `own`.
+"""
+
+from __future__ import annotations
+
+import ast
+import functools
+import hashlib
+import importlib.util
+import inspect
+import os
+import re
+import sys
+import types
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import Field, ValidationError, WrapValidator, model_validator
+
+from bkdsnn.config.identity import Part
+from bkdsnn.core.errors import UserError, explain, suggest
+
+OWN = "BKDSNN_OWN"
+CATALOGUES = ("methods.yaml", "networks.yaml", "neurons.yaml", "quantised.yaml", "datasets.yaml")
+KINDS = ("method", "family")  # fields that name a loss, a network
+NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")  # what may stand in the name of a run
+M = TypeVar("M")
+
+
+class Own(Part):
+    """Options of a loss or network of the user's own, which `build` makes."""
+
+    code: str = Field(default="", description="first digits of the SHA-256 of the files that make it; never written")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _with_code(cls, content: Any) -> Any:
+        return {**content, "code": content.get("code") or digest(cls)} if isinstance(content, Mapping) else content
+
+    def build(self, *given: Any) -> Any:
+        """Return the loss or network; what needs torch is imported here."""
+        raise NotImplementedError
+
+    def built(self, *given: Any) -> Any:
+        """Return what `build` makes; code that is not that of the spec raises `UserError`."""
+        if self.code != digest(type(self)):
+            raise UserError(f"{source(type(self))}: changed since the run was planned; start it anew, by its new name")
+        return self.build(*given)
+
+
+def folder() -> Path | None:
+    """The user's own folder, None without one; one that is not there raises `UserError`."""
+    named = os.environ.get(OWN)
+    if not named:
+        return None
+    place = Path(named).expanduser()  # shells leave the ~ of `--config own=~/mine` to us
+    if not place.is_dir():
+        raise UserError(f"'own' (or {OWN}): no such folder: {place}")
+    return place
+
+
+def files(*patterns: str) -> list[Path]:
+    """Files of the own folder, in order; none without one. A YAML file that nothing reads raises `UserError`."""
+    place = folder()
+    if place is None:
+        return []
+    for path in sorted(place.glob("*.y*ml")):
+        if path.name not in CATALOGUES:
+            expected = ", ".join(CATALOGUES)
+            raise UserError(f"{path}: nothing reads it{suggest(path.name, CATALOGUES)}; expected one of: {expected}")
+    return sorted(path for pattern in patterns for path in place.glob(pattern))
+
+
+def owns(path: Path) -> bool:
+    """Whether a file lies in the own folder."""
+    place = folder()
+    return place is not None and path.is_relative_to(place)
+
+
+def classes(field: str) -> dict[str, type[Own]]:
+    """Own losses (`method`) or networks (`family`) by name."""
+    place = folder()
+    found = [] if place is None else _classes(place.resolve())
+    return {one.model_fields[field].default: one for one in found if field in one.model_fields}
+
+
+def joined(field: str, ours: Mapping[str, type[M]]) -> dict[str, type[M]]:
+    """Return our classes and the own ones; a name that both have raises `UserError`."""
+    added: dict[str, Any] = classes(field)
+    for name in added.keys() & ours.keys():
+        places = f"{source(added[name])} declares {field} '{name}', which {ours[name].__module__} has already"
+        raise UserError(f"{places}; choose another name")
+    return {**ours, **added}
+
+
+def or_own(field: str) -> WrapValidator:
+    """Return a validator that takes own classes besides those of a union, told apart by that field."""
+
+    def validate(value: Any, ours: Any) -> Any:
+        name = value.get(field) if isinstance(value, Mapping) else getattr(value, field, None)
+        model = classes(field).get(str(name))
+        return ours(value) if model is None else _parsed(model, value, str(name))
+
+    return WrapValidator(validate)
+
+
+def _parsed(model: type[Own], value: Any, name: str) -> Own:
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise explain(error, model, f"options of '{name}' ({source(model)})") from error
+
+
+@functools.cache
+def _classes(place: Path) -> list[type[Own]]:
+    for known in [name for name in sys.modules if name.partition(".")[0] == "own"]:
+        del sys.modules[known]  # of another folder
+    package = sys.modules["own"] = types.ModuleType("own", f"The user's own folder {place}.")
+    package.__path__ = [str(place)]
+    paths = [path for kind in ("losses", "networks") for path in sorted((place / kind).glob("*.py"))]
+    found: dict[tuple[str, str], type[Own]] = {}
+    for one in (one for path in paths for one in _declared(path)):
+        field, name = next((key, one.model_fields[key].default) for key in KINDS if key in one.model_fields)
+        if not NAME.fullmatch(str(name)):
+            raise UserError(f"{source(one)}: {one.__name__}.{field} is {name!r}, expected a name such as 'my-{field}'")
+        if (twin := found.setdefault((field, name), one)) is not one:
+            raise UserError(f"{source(one)} and {source(twin)} both declare '{name}'; rename one")
+    return list(found.values())
+
+
+def _declared(path: Path) -> Iterator[type[Own]]:
+    """Import a file and yield the options classes that it declares."""
+    had_torch = "torch" in sys.modules
+    name = f"own.{path.parent.name}.{path.stem}"
+    try:
+        module = importlib.import_module(name)
+    except Exception as error:  # whatever the user's code raises
+        raise UserError(f"{path}: not imported: {type(error).__name__}: {error}") from error
+    if "torch" in sys.modules and not had_torch:
+        raise UserError(f"{path}: imports torch, and each job of the workflow reads this file; do so inside `build`")
+    for one in vars(module).values():
+        if isinstance(one, type) and issubclass(one, Own) and one.__module__ == name:
+            yield one
+
+
+def source(model: type[Any]) -> Path:
+    """The file that declares a class."""
+    return Path(inspect.getfile(model))
+
+
+@functools.cache
+def digest(model: type[Own]) -> str:
+    """First ten digits of the SHA-256 of the file that declares a class and of all own files that it imports."""
+    place = source(model).parents[1]
+    reached, ahead = {}, [source(model)]
+    while ahead:
+        path = ahead.pop()
+        reached[path] = hashlib.sha256(path.read_bytes()).hexdigest()
+        ahead += {file for file in _imports(path, place) if file.is_file()} - reached.keys()
+    parts = sorted((str(path.relative_to(place)), digits) for path, digits in reached.items())
+    return hashlib.sha256(repr(parts).encode()).hexdigest()[:10]
+
+
+def _imports(path: Path, place: Path) -> Iterator[Path]:
+    """Files of the own folder that a file may import, at its head or inside a function."""
+    package = ".".join(("own", *path.relative_to(place).parent.parts))
+    for node in ast.walk(ast.parse(path.read_bytes())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
+            names = [module, *(f"{module}.{name}" for name in names)]
+        for first, *rest in (name.split(".") for name in names):
+            if first == "own" and rest:
+                yield place.joinpath(*rest).with_suffix(".py")
