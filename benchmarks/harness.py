@@ -8,6 +8,7 @@ import os
 import platform
 import statistics
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -50,6 +51,15 @@ def clocked(run: Callable[[], object]) -> Callable[[], float]:
         return time.perf_counter() - began
 
     return measure
+
+
+def attempt(row: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return what was measured, or how that failed, after the error was printed."""
+    try:
+        return row()
+    except Exception as error:
+        traceback.print_exc()
+        return {"failed": f"{type(error).__name__}: {error}"[:300]}
 
 
 def spread(seconds: list[float]) -> dict[str, float]:
