@@ -68,7 +68,7 @@ def fill(kit: Path, root: Path | None, python: str) -> None:
         old.unlink()
     shutil.copy(ROOT / "benchmarks" / "gpu" / "first.sh", kit)
     print(f"packages: {packages(kit / 'wheels', python)}", flush=True)
-    print(f"project: {project(kit / 'project.tar.gz')}", flush=True)
+    print(f"project: {project(kit)}", flush=True)
     print(f"CIFAR-10: {images(kit, data_root(root or configured_root()))}", flush=True)
     sizes = {path.name: size(path) for path in kit.iterdir()}
     if (found := sum(sizes.values())) > MOST:
@@ -114,8 +114,9 @@ def locked(lock: str, environment: dict[str, str]) -> Iterator[str]:
         raise UserError(f"requirements.lock: no {', '.join(sorted(missing))}; expected every package of CARRIED in it")
 
 
-def project(archive: Path) -> str:
-    """Pack the last commit's .git and the files as they lie here, those that git ignores left out."""
+def project(kit: Path) -> str:
+    """Pack the last commit's .git and the files as they lie here, without the kit and what git ignores."""
+    archive = kit / "project.tar.gz"
     listed = ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"]
     names = subprocess.run(listed, cwd=ROOT, capture_output=True, text=True, check=True).stdout.split("\0")
     with tempfile.TemporaryDirectory() as temporary, packed(archive) as tar:
@@ -123,7 +124,7 @@ def project(archive: Path) -> str:
         subprocess.run(clone, check=True)
         tar.add(Path(temporary, ".git"), ".git", filter=_plain)
         for name in sorted(filter(None, names)):
-            if (ROOT / name).is_file():
+            if (ROOT / name).is_file() and kit.resolve() not in (ROOT / name).parents:
                 tar.add(ROOT / name, name, filter=_plain)
     return f"{len(names) - 1} files, {size(archive) / 2**20:.1f} MiB"
 

@@ -194,7 +194,7 @@ def archive(target: Path, folders: Sequence[Path]) -> None:
 
 def error(output: list[str]) -> list[str]:
     """The first lines of an error, or the last of the output where none is found."""
-    said = re.compile(r"(E  |error: |(\w+\.)*\w+(Error|Exception|Warning|Interrupt|NotFound): |FATAL|Segmentation)")
+    said = re.compile(r"E  |(\S+: )?error: |(\w+\.)*\w+(Error|Exception|Interrupt|NotFound)\b|Segmentation")
     first = next((index for index, line in enumerate(output) if said.match(line)), len(output) - 8)
     return ["first lines of the error:", *(f"    {line[:300]}" for line in output[max(first, 0) :][:8])]
 
@@ -204,7 +204,8 @@ def tests(output: list[str]) -> list[str]:
     each = (re.search(r" (PASSED|FAILED|SKIPPED|ERROR)\b", line) for line in output if "::" in line)
     found = Counter(one[1] for one in each if one)
     failed = [f"    {line[:300]}" for line in output if line.startswith(("FAILED ", "ERROR "))]
-    return [", ".join(f"{count} {word.lower()}" for word, count in found.items()) or "no test ended", *failed[:20]]
+    shown = ", ".join(f"{count} {word.lower()}" for word, count in found.items()) or "none ended"
+    return [shown if found["PASSED"] else f"no test passed: {shown}", *failed[:20]]
 
 
 def printed(output: list[str]) -> list[str]:
