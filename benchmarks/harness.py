@@ -80,7 +80,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "load_before": os.getloadavg()[0],
         "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "packages": {name: _version(name) for name in PACKAGES},
     }
 
 
@@ -93,6 +93,14 @@ def finish(name: str, device: str, out: Path | None, rows: list[dict[str, Any]],
 def show(rows: list[dict[str, Any]]) -> None:
     """Print rows as a table, numbers to three digits."""
     print(tabulate(rows, headers="keys", floatfmt=".3g"), flush=True)
+
+
+def _version(package: str) -> str | None:
+    """Return the version of a package; None for one that this machine lacks, as one with a GPU may lack Snakemake."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _lines(path: Path) -> list[str]:

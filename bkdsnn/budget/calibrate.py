@@ -8,7 +8,6 @@ import itertools
 import logging
 import math
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -26,7 +25,7 @@ from bkdsnn.core import files
 from bkdsnn.core.errors import UserError
 from bkdsnn.core.progress import log
 from bkdsnn.data.loader import Batch, Loader
-from bkdsnn.machine import devices
+from bkdsnn.machine import devices, gpus
 from bkdsnn.runs import checkpoint
 from bkdsnn.runs.provenance import PACKAGES
 from bkdsnn.runs.run_folder import RunFolder
@@ -101,14 +100,15 @@ def measure(spec: RunSpec, work: Work, device: torch.device, seconds: float, rec
 
 
 def startup(spec: RunSpec, scale: str, device: torch.device) -> float:
-    """Time a process that imports what training imports, finds its run, takes the device and makes an optimiser."""
+    """Time a process that imports what training imports, finds its run, takes our device and makes an optimiser."""
     code = (
-        "import torch, bkdsnn.cli, bkdsnn.training.execute; from bkdsnn import devices, paper;"
+        "import torch, bkdsnn.cli, bkdsnn.training.execute; from bkdsnn.config import paper;"
+        "from bkdsnn.machine import devices;"
         f"paper.find_run({spec.name!r}, {scale!r}); one = torch.zeros(1, device=devices.choose({str(device)!r}, 1));"
         "torch.optim.Adam([torch.nn.Parameter(one)])"  # loads torch's compiler: a second
     )
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-c", code], check=True)
+    gpus.run([sys.executable, "-c", code])
     return time.perf_counter() - began
 
 

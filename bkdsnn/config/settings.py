@@ -14,6 +14,7 @@ from bkdsnn.config import Strict, catalogue, paper
 from bkdsnn.core.errors import UserError, explain, unknown
 
 DATA_ROOT, WEIGHTS_ROOT, RECOMPUTE = "BKDSNN_DATA_ROOT", "BKDSNN_WEIGHTS_ROOT", "BKDSNN_RECOMPUTE"
+GPU_SHARE = "BKDSNN_GPU_SHARE"
 
 
 class Root(Strict):
@@ -43,6 +44,7 @@ class Settings(Strict):
     seeds: tuple[int, ...] | None = Field(default=None, description="replaces the scale's seeds")
     neurons: paper.Preset = "reference"
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    gpu_share: int = Field(default=1, gt=0, description="how many of our processes one GPU is for at a time")
     recompute: bool = Field(default=False, description="whether training saves memory and takes more time")
     slice_minutes: int = Field(default=1440, gt=0, description="longest attempt at a training")
     data: Root = Root()
@@ -73,6 +75,7 @@ class Settings(Strict):
         os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         os.environ["BKDSNN_DEVICE"] = self.device
         os.environ[RECOMPUTE] = str(self.recompute).lower()
+        os.environ[GPU_SHARE] = str(self.gpu_share)
         for variable, folder in ((DATA_ROOT, self.data.root), (WEIGHTS_ROOT, self.weights.root)):
             if folder is not None:
                 os.environ[variable] = str(folder)
@@ -84,6 +87,14 @@ def recomputes(given: bool) -> bool:
     if found not in ("true", "false"):
         raise UserError(f"{RECOMPUTE} is '{found}', expected true or false; unset it and give --recompute instead")
     return given or found == "true"
+
+
+def gpu_share() -> int:
+    """How many processes a GPU is for, by BKDSNN_GPU_SHARE, else 1. Raises `UserError` for another value of it."""
+    found = os.environ.get(GPU_SHARE, "1")
+    if not (found.isdecimal() and int(found)):
+        raise UserError(f"{GPU_SHARE} is '{found}', expected how many processes may share a GPU, 1 or more; unset it")
+    return int(found)
 
 
 def data_root(given: Path | None) -> Path | None:

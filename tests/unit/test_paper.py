@@ -320,6 +320,7 @@ def test_yaml_that_names_python_runs_nothing(config, tmp_path, tag):
         (lambda: Settings.read({"scale": "dmo"}), "did you mean 'demo'?"),
         (lambda: Settings.read({"scale": "demo", "device": "gpu"}), "device"),
         (lambda: Settings.read({"scale": "demo", "recompute": "sometimes"}), "recompute"),
+        (lambda: Settings.read({"scale": "demo", "gpu_share": 0}), "gpu_share"),
         (lambda: Settings.read({"scale": "demo", "data": {"rot": "/"}}), "did you mean 'root'?"),
     ],
 )
