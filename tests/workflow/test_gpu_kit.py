@@ -159,7 +159,7 @@ def test_the_kit_says_what_it_carries_and_what_it_lacks(kit, project):
 def test_the_bare_machine_lacks_what_the_kit_carries(bare):
     for name in ("pydantic", "spikingjelly", "pytest", "snakemake", "bkdsnn"):
         found = subprocess.run(
-            [bare, "-c", f"import {name}"], cwd=bare.parent, capture_output=True, text=True, check=False
+            [bare, "-E", "-c", f"import {name}"], cwd=bare.parent, capture_output=True, text=True, check=False
         )
         assert f"No module named '{name}'" in found.stderr
 
