@@ -31,7 +31,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bkdsnn.config import RunSpec, paper
+from bkdsnn.config import RunSpec, catalogue, paper
 from bkdsnn.core import files
 from bkdsnn.core.errors import RESUMABLE
 
@@ -41,16 +41,8 @@ COLUMN, TABLES = "resnet20-cifar10", ("table2a", "tableA3")
 COPY = "cifar10-jpeg75"  # what stands in for CIFAR-10
 ROWS = ("ann", "sew-resnet", "bkdsnn", "kdsnn", "ld", "bkd", "lasnn", "tet", "spiking-resnet")
 CASES = {"cuda": ("R20-32px", "R18-224px", "Spikingformer-4-384"), "cpu": ("demo-R20",)}
-SECONDS = {
-    "machine": 60,
-    "data": 120,
-    "right": 130,
-    "neurons": 45,
-    "steps": 60,
-    "probe": 50,
-}  # at most; steps of a case
-TABLE = 8  # seconds in which the tables must be made
-SAVE = 10  # seconds that trainings have for saving
+# Seconds that each may take, times --patience; `steps` of one network.
+SECONDS = {"machine": 60, "data": 120, "right": 130, "neurons": 45, "steps": 60, "probe": 50, "save": 10, "table": 8}
 END = 30  # seconds kept free at the end for saving, tables and packing
 LEAST = 5  # seconds; with fewer no stage begins
 REFRESH = 45  # seconds between two updates of what is in --out
@@ -268,7 +260,8 @@ def data(options: argparse.Namespace, names: Iterable[str]) -> Stage:
 def planned(options: argparse.Namespace) -> dict[str, RunSpec]:
     """The column's runs by name, row by row with all seeds, what a run builds on before it."""
     found: dict[str, RunSpec] = {}
-    plans = [paper.plan(table, options.scale, seeds=options.seeds) for table in TABLES]
+    expansion = paper.Expansion(options.scale, **options.copies)
+    plans = [expansion.plan(catalogue.load_table(table), options.seeds) for table in TABLES]
     cells = [cell for plan in plans for cell in plan.cells if cell.column.key == COLUMN]
     for row in options.rows:
         cell = next(cell for cell in cells if cell.row.key == row)
@@ -282,6 +275,7 @@ class Column:
     def __init__(self, stages: Stages, runs: dict[str, RunSpec]) -> None:
         self.stages, self.options, self.runs = stages, stages.options, runs
         self.running: dict[str, subprocess.Popen[bytes]] = {}
+        self.fastest = 0.0
         self.failed: dict[str, list[str]] = {}
         results = Path("results", self.options.scale)
         stages.folders = [results / "tables", results / "ledger", *map(self.folder, runs)]
@@ -336,11 +330,11 @@ class Column:
         """Tell the trainings to save, and end those that do not."""
         for process in self.running.values():
             process.terminate()
-        self.wait(SAVE, "it did not save in time")
+        self.wait("save", "it did not save in time")
 
-    def wait(self, seconds: float, wrong: str) -> None:
-        """Wait until all that runs has ended, so long at most."""
-        limit = time.time() + seconds
+    def wait(self, kind: str, wrong: str) -> None:
+        """Wait until all that runs has ended, as long as its kind may take."""
+        limit = time.time() + SECONDS[kind] * self.options.patience
         while self.running and time.time() < limit:
             time.sleep(0.1)
             self.reap()
@@ -354,7 +348,7 @@ class Column:
                 f"{BKDSNN} table {table} --scale {self.options.scale} --seeds {' '.join(map(str, self.options.seeds))}"
             )
             self.running[table] = begin(line, self.stages.log(table))
-        self.wait(TABLE, "it was not made in time")
+        self.wait("table", "it was not made in time")
 
     def tell(self) -> None:
         """Report how far every run is, and what went wrong."""
@@ -372,11 +366,13 @@ class Column:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.is_file() else []
 
     def speed(self) -> str:
-        """What all trainings that run do together, and how busy the GPU is."""
-        last = [history[-1]["images_per_second"] for name in self.running if (history := self.history(name))]
+        """What all trainings that run do together, at most so far too, and how busy the GPU is."""
+        now = sum(history[-1]["images_per_second"] for name in self.running if (history := self.history(name)))
+        self.fastest = max(self.fastest, now)
         command = ["nvidia-smi", "--query-gpu=utilization.gpu,memory.used", "--format=csv,noheader"]
         smi = shutil.which(command[0]) and subprocess.run(command, capture_output=True, text=True, check=False).stdout
-        return f"{len(self.running)} running at {sum(last):.0f} images/s in all; GPU: {(smi or 'none').strip()}"
+        told = f"{len(self.running)} running at {now:.0f} images/s in all, {self.fastest:.0f} at most"
+        return f"{told}; GPU: {(smi or 'none').strip()}"
 
     def shown(self, name: str) -> list[str]:
         """The lines of a run: how far it is, accuracy and speed, and why it failed."""
@@ -394,9 +390,10 @@ def prepare(options: argparse.Namespace) -> None:
     """Say to all that is started: share the GPU, and take the JPEG copy for CIFAR-10 where the kit has one."""
     os.environ["BKDSNN_GPU_SHARE"] = "32"  # more than processes and slots
     options.images = next(iter(sorted(options.kit.glob("cifar10-jpeg*"))), None)
+    options.copies, options.replaced = {}, ""
     if options.images:
         os.environ["BKDSNN_DATA_ROOT"] = str(options.work / "data")
-        os.environ["BKDSNN_DATASETS"] = f"cifar10={COPY}"
+        options.copies, options.replaced = {"copies": {"cifar10": COPY}}, f"--datasets cifar10={COPY}"
 
 
 def main(arguments: list[str] | None = None) -> int:

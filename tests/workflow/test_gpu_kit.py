@@ -221,3 +221,12 @@ def test_what_there_is_no_time_for_is_told_and_is_a_failure(kit, bare, tmp_path)
     told = process.communicate()[0]
     assert process.returncode == 1, told
     assert machine.report()["right"] == "NOT RUN: no time left\n"
+
+
+def test_a_kit_that_cannot_be_unpacked_is_told_in_the_report(kit, bare, tmp_path):
+    (tmp_path / "kit").mkdir()
+    (tmp_path / "kit" / "first.sh").symlink_to(kit[0] / "first.sh")
+    machine = Machine(tmp_path, tmp_path / "kit", bare)
+    process = machine.start("true")
+    assert "project.tar.gz" in process.communicate()[0] and process.returncode == 1
+    assert machine.report()[""].startswith("setup: FAILED in line ")
