@@ -5,10 +5,10 @@ import importlib.metadata
 import json
 import os
 import platform
-import signal
 import subprocess
 import sys
 import tarfile
+import time
 import venv
 import zipfile
 from pathlib import Path
@@ -17,7 +17,6 @@ import pytest
 import yaml
 from calls import environment, repository
 from gpu import prepare, stages
-from small_table import in_training
 
 from bkdsnn.config import catalogue, paper
 from bkdsnn.runs import ledger
@@ -129,7 +128,7 @@ class Machine:
 
     def report(self):
         """What report.txt says of each stage, and its first line under ''."""
-        first, *sections = (self.out / "report.txt").read_text().split("\n\n== ")
+        first, *sections = (self.out / "report.txt").read_text().strip().split("\n\n== ")
         return {"": first} | {one.partition("\n")[0]: one.partition("\n")[2] for one in sections}
 
     def packed(self, name):
@@ -141,10 +140,13 @@ class Machine:
 def first(tmp_path_factory, kit, bare, runs):
     """The whole script, with a benchmark that does not exist, ended while the student trains; exit code and output."""
     machine = Machine(tmp_path_factory.mktemp("first"), kit[0], bare)
-    process = machine.start("--tests", "tests/unit/test_firing_gpu.py", "--cases", "none", "demo-R20")
-    in_training(RunFolder(machine.runs, runs["sew-resnet"]))
-    process.send_signal(signal.SIGTERM)
-    return machine, process.communicate()[0], process.returncode
+    history = machine.runs / runs["sew-resnet"].name / "history.jsonl"
+    with machine.start("--tests", "tests/unit/test_firing_gpu.py", "--cases", "none", "demo-R20") as process:
+        while not (history.is_file() and len(history.read_text().splitlines()) >= 3):
+            assert process.poll() is None, process.communicate()[0]
+            time.sleep(0.1)
+        process.terminate()
+        return machine, process.communicate()[0], process.returncode
 
 
 def test_the_kit_says_what_it_carries_and_what_it_lacks(kit, project):
@@ -220,7 +222,7 @@ def test_what_there_is_no_time_for_is_told_and_is_a_failure(kit, bare, tmp_path)
     process = machine.start("right", limit=1)
     told = process.communicate()[0]
     assert process.returncode == 1, told
-    assert machine.report()["right"] == "NOT RUN: no time left\n"
+    assert machine.report()["right"] == "NOT RUN: no time left"
 
 
 def test_a_kit_that_cannot_be_unpacked_is_told_in_the_report(kit, bare, tmp_path):
