@@ -36,14 +36,13 @@ class Advice:
     @property
     def calibrate(self) -> str:
         """The command that times the runs of these targets."""
-        preset = [] if self._settings.neurons == "reference" else ["--neurons", self._settings.neurons]
-        words = ["python -m bkdsnn calibrate", *self._targets, "--scale", self._settings.scale, *preset]
-        return f"`{' '.join(words)}`"
+        words = ["python -m bkdsnn calibrate", *self._targets, "--scale", self._settings.scale, self._settings.variant]
+        return f"`{' '.join(filter(None, words))}`"
 
     def _count_images(self, names: Iterable[str]) -> str:
         scale = self._settings.scale
         files = " ".join(f"results/{scale}/data/{name}.json" for name in names)
-        return paper_command(files, scale, "reference", None)
+        return paper_command(files, scale, "reference", None, self._settings.datasets)
 
 
 def summary(budget: Budget, advice: Advice) -> list[str]:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from bkdsnn.config import RunSpec, catalogue, paper
 from bkdsnn.config import figure_plans as figures
 from bkdsnn.core.errors import unknown
 
 
-def runs_of(targets: Iterable[str], scale: str, neurons: paper.Preset) -> dict[str, RunSpec]:
+def runs_of(
+    targets: Iterable[str], scale: str, neurons: paper.Preset, copies: Mapping[str, str] | None = None
+) -> dict[str, RunSpec]:
     """Return the runs of tables and figures at one seed, ancestors too, by name; of all tables if none is named.
 
     Raises `UserError` for an unknown target or scale.
     """
-    expansion, known = paper.Expansion(scale, neurons=neurons), {*catalogue.table_names(), *figures.figure_names()}
+    expansion = paper.Expansion(scale, neurons=neurons, copies=copies)
+    known = {*catalogue.table_names(), *figures.figure_names()}
     runs: dict[str, RunSpec] = {}
     for target in [*targets] or catalogue.table_names():
         if target not in known:

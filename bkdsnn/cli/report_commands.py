@@ -9,7 +9,7 @@ from bkdsnn.analysis.energy import Constants
 from bkdsnn.cli import arguments
 from bkdsnn.cli.analysis_commands import planned_figure
 from bkdsnn.cli.arguments import positive
-from bkdsnn.config import catalogue, paper
+from bkdsnn.config import catalogue
 from bkdsnn.config import figure_plans as figures
 from bkdsnn.core import progress
 
@@ -46,7 +46,7 @@ def table(options: argparse.Namespace) -> None:
     """Write a table from what has been measured so far."""
     from bkdsnn.report.tables import emit, measure, summary
 
-    plan = paper.plan(options.table, options.scale, seeds=options.seeds, neurons=options.neurons)
+    plan = arguments.plan(options)
     results = options.results / options.scale
     constants = Constants(options.mac_pj, options.ac_pj)
     emit(plan, results, results / "tables", constants)
@@ -57,7 +57,7 @@ def layers(options: argparse.Namespace) -> None:
     """Write operations and energy of every layer of a table's networks."""
     from bkdsnn.report.tables.layer_costs import emit_layers
 
-    plan = paper.plan(options.table, options.scale, seeds=options.seeds, neurons=options.neurons)
+    plan = arguments.plan(options)
     results = options.results / options.scale
     emit_layers(plan, results, results / "tables", Constants(options.mac_pj, options.ac_pj))
 
@@ -75,8 +75,7 @@ def notation(options: argparse.Namespace) -> None:
     """Write table 1, the notation, checked on one training batch of a finished run."""
     from bkdsnn.report.notation.notation_plan import load_notation, plan_notation
 
-    expansion = paper.Expansion(options.scale, neurons=options.neurons)
-    chosen = plan_notation(expansion, load_notation(), options.seeds)
+    chosen = plan_notation(arguments.expansion(options), load_notation(), options.seeds)
     from bkdsnn.machine import devices
     from bkdsnn.report.notation.check import check
     from bkdsnn.report.notation.trace import trace

@@ -42,7 +42,7 @@ def add(commands: arguments.Commands) -> None:
     one = arguments.command(commands, "calibrate", calibrate)
     one.add_argument("targets", nargs="*", help="tables and figures whose runs are timed (default: all)")
     arguments.common(one)
-    arguments.with_neurons(one)
+    arguments.variant(one)
     one.add_argument("--seconds", type=positive(float), default=1.0, help="for the steps of one kind (default: 1)")
     arguments.on_device(one)
     arguments.recomputing(one)
@@ -90,7 +90,8 @@ def calibrate(options: argparse.Namespace) -> None:
     """Time a few steps of every kind of run on this machine, for the budget of a dry run."""
     from bkdsnn.budget.targets import runs_of
 
-    specs, recompute = runs_of(options.targets, options.scale, options.neurons), recomputes(options.recompute)
+    specs = runs_of(options.targets, options.scale, options.neurons, dict(options.datasets))
+    recompute = recomputes(options.recompute)
     from bkdsnn.budget.calibrate import calibrate as time_steps
     from bkdsnn.machine import devices
 
@@ -101,7 +102,7 @@ def calibrate(options: argparse.Namespace) -> None:
 
 def plan(options: argparse.Namespace) -> None:
     """List the runs of a table and whether they are finished."""
-    chosen = paper.plan(options.table, options.scale, seeds=options.seeds, neurons=options.neurons)
+    chosen = arguments.plan(options)
     runs = options.results / options.scale / "runs"
     for name in chosen.runs():
         sys.stdout.write(f"{'finished' if (runs / name / 'metrics.json').exists() else 'to do   '} {name}\n")

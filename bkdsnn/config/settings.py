@@ -42,6 +42,7 @@ class Settings(Strict):
 
     scale: str
     seeds: tuple[int, ...] | None = Field(default=None, description="replaces the scale's seeds")
+    datasets: dict[str, str] = Field(default={}, description="by dataset of the paper: another in place of the scale's")
     neurons: paper.Preset = "reference"
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     gpu_share: int = Field(default=1, gt=0, description="how many of our processes one GPU is for at a time")
@@ -69,6 +70,13 @@ class Settings(Strict):
         if settings.scale not in catalogue.scale_names():
             raise unknown("scale", settings.scale, catalogue.scale_names(), "config/config.yaml or --config")
         return settings
+
+    @property
+    def variant(self) -> str:
+        """Neurons and data as options of `python -m bkdsnn`; empty where they are the usual ones."""
+        data = [f"{old}={new}" for old, new in self.datasets.items()]
+        neurons = [] if self.neurons == "reference" else ["--neurons", self.neurons]
+        return " ".join([*neurons, *(["--datasets", *data] if data else [])])
 
     def export(self) -> None:
         """Hand to the jobs, by environment, what must not make finished runs stale: how and where to compute."""

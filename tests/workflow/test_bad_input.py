@@ -41,6 +41,8 @@ MISTAKES = {
     "seeds=0,1": "'seeds': Input should be a list, found '0,1'",
     "seeds=one": "'seeds': Input should be a list, found 'one'",
     "seeds=[one]": "'seeds.0': Input should be a valid integer",
+    "datasets={cifar10: cifar10-jpg75}": "unknown dataset 'cifar10-jpg75' in 'datasets' "
+    "(did you mean 'cifar10-jpeg75'?); expected one of: ",
     "neurons=paper": "'reference' or 'paper-text', found 'paper' (did you mean 'paper-text'?)",
     "device=gpu": "'device': String should match pattern '^(auto|cpu|cuda(:\\d+)?)$', found 'gpu'",
     "data=/images": "'data': Input should be a mapping, found '/images'",

@@ -21,11 +21,11 @@ rule table:
     params:
         command="table",
         scale=SCALE.name,
-        neurons=SETTINGS.neurons,
+        variant=SETTINGS.variant,
         seeds=table_seeds,
         energy=f"--mac-pj {SETTINGS.energy.mac_pj} --ac-pj {SETTINGS.energy.ac_pj}",
     shell:
-        "python -m bkdsnn {params.command} {wildcards.table} --scale {params.scale} --neurons {params.neurons} "
+        "python -m bkdsnn {params.command} {wildcards.table} --scale {params.scale} {params.variant} "
         "--seeds {params.seeds} {params.energy} --log {log}"
 
 
@@ -42,7 +42,7 @@ use rule table as layers with:
     params:
         command="layers",
         scale=SCALE.name,
-        neurons=SETTINGS.neurons,
+        variant=SETTINGS.variant,
         seeds=table_seeds,
         energy=f"--mac-pj {SETTINGS.energy.mac_pj} --ac-pj {SETTINGS.energy.ac_pj}",
 
@@ -63,10 +63,10 @@ rule notation:
         "../../environment.yml"
     params:
         scale=SCALE.name,
-        neurons=SETTINGS.neurons,
+        variant=SETTINGS.variant,
         seeds=first_seed,
     shell:
-        "python -m bkdsnn notation --scale {params.scale} --neurons {params.neurons} {params.seeds} --log {log}"
+        "python -m bkdsnn notation --scale {params.scale} {params.variant} {params.seeds} --log {log}"
 
 
 rule table1:

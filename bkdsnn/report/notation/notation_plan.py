@@ -135,7 +135,7 @@ def plan_notation(expansion: Expansion, notation: Notation, seeds: Iterable[int]
         spec=spec,
         scale=expansion.scale.name,
         note=expansion.scale.note.strip(),
-        command=command(NAME, expansion.scale.name, expansion.preset, chosen),
+        command=command(NAME, expansion.scale.name, expansion.preset, chosen, expansion.copies),
         data=spec.dataset.label or spec.dataset.name,
         stands_in_for=None if spec.dataset.name == wanted else plan.datasets[wanted],
     )
