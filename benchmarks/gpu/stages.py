@@ -260,7 +260,7 @@ def data(options: argparse.Namespace, names: Iterable[str]) -> Stage:
 def planned(options: argparse.Namespace) -> dict[str, RunSpec]:
     """The column's runs by name, row by row with all seeds, what a run builds on before it."""
     found: dict[str, RunSpec] = {}
-    expansion = paper.Expansion(options.scale, **options.copies)
+    expansion = paper.Expansion(options.scale, copies=options.copies)
     plans = [expansion.plan(catalogue.load_table(table), options.seeds) for table in TABLES]
     cells = [cell for plan in plans for cell in plan.cells if cell.column.key == COLUMN]
     for row in options.rows:
@@ -344,9 +344,8 @@ class Column:
     def tables(self) -> None:
         """Write the tables of what there is."""
         for table in TABLES:
-            line = (
-                f"{BKDSNN} table {table} --scale {self.options.scale} --seeds {' '.join(map(str, self.options.seeds))}"
-            )
+            seeds = " ".join(map(str, self.options.seeds))
+            line = f"{BKDSNN} table {table} --scale {self.options.scale} --seeds {seeds} {self.options.replaced}"
             self.running[table] = begin(line, self.stages.log(table))
         self.wait("table", "it was not made in time")
 
@@ -393,7 +392,7 @@ def prepare(options: argparse.Namespace) -> None:
     options.copies, options.replaced = {}, ""
     if options.images:
         os.environ["BKDSNN_DATA_ROOT"] = str(options.work / "data")
-        options.copies, options.replaced = {"copies": {"cifar10": COPY}}, f"--datasets cifar10={COPY}"
+        options.copies, options.replaced = {"cifar10": COPY}, f"--datasets cifar10={COPY}"
 
 
 def main(arguments: list[str] | None = None) -> int:

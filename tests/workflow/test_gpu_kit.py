@@ -19,6 +19,7 @@ from calls import environment, repository
 from gpu import prepare, stages
 
 from bkdsnn.config import catalogue, paper
+from bkdsnn.data.convert import convert
 from bkdsnn.runs import ledger
 from bkdsnn.runs.run_folder import RunFolder
 
@@ -27,7 +28,7 @@ pytestmark = [
     pytest.mark.skipif((sys.platform, platform.machine()) != ("linux", "x86_64"), reason="the kit is for x86-64 Linux"),
 ]
 ROWS = ("ann", "sew-resnet", "bkdsnn")
-TINY = ("--device", "cpu", "--scale", "smoke", "--seeds", "0", "--rows", *ROWS, "--rounds", "1", "--batch", "2")
+TINY = ("--device", "cpu", "--scale", "smoke", "--seeds", "0", "--rounds", "1", "--batch", "2")
 TINY += ("--processes", "0", "--threads", "1", "--slots", "1", "--patience", "20")
 EPOCHS = 60  # of the student alone: long enough to be ended
 HERE = f"{sys.version_info.major}.{sys.version_info.minor}"
@@ -119,10 +120,10 @@ class Machine:
         self.out = folder / "out"
         self.runs = folder / "work" / "project" / "results" / "smoke" / "runs"
 
-    def start(self, *arguments, limit=3000):
+    def start(self, *arguments, limit=3000, rows=ROWS):
         kept = {key: value for key, value in os.environ.items() if not key.startswith(("BKDSNN_", "PYTHON"))}
         knobs = {"PYTHON": self.python, "WORK": self.folder / "work", "OUT": self.out, "LIMIT": limit}
-        line = ["bash", str(self.kit / "first.sh"), *arguments, *TINY]
+        line = ["bash", str(self.kit / "first.sh"), *arguments, *TINY, "--rows", *rows]
         streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
         return subprocess.Popen(line, env=kept | {key: str(value) for key, value in knobs.items()}, **streams)
 
@@ -215,6 +216,26 @@ def test_trainings_go_on_from_their_checkpoints_on_another_machine(first, kit, b
     attempts = ledger.read(RunFolder(machine.runs, runs["sew-resnet"]).ledger)
     assert [one.event for one in attempts] == ["interrupted", "finished"]
     assert attempts[1].origin > (2, 0)
+
+
+def test_the_jpeg_copy_stands_in_for_cifar10_at_any_scale_and_tables_say_so(kit, bare, runs, samples, tmp_path):
+    (tmp_path / "kit").mkdir()
+    convert(samples("cifar10/cifar-10-python-lossless-subset.tar.gz"), tmp_path / "whole")
+    (tmp_path / "root" / "cifar-10-batches-bin").mkdir(parents=True)
+    for path in (tmp_path / "whole").iterdir():
+        (tmp_path / "root" / "cifar-10-batches-bin" / path.name).write_bytes(path.read_bytes()[: 3073 * 30])
+    prepare.images(tmp_path / "kit", tmp_path / "root")
+    for path in kit[0].iterdir():
+        (tmp_path / "kit" / path.name).symlink_to(path)
+    machine = Machine(tmp_path, tmp_path / "kit", bare)
+    process = machine.start("true", rows=("ann",))
+    told = process.communicate()[0]
+    assert process.returncode == 0 and machine.report()["true"].startswith("1 of 1 runs finished"), told
+    assert "CIFAR-10, JPEG-75 copy: 150 and 30 images, digest " in machine.report()["data"]
+    assert "\ncifar10-jpeg75-ann-resnet20-" in machine.report()["true"]
+    table = machine.packed("results-1.tar.gz")["results/smoke/tables/table2a.md"].decode()
+    teacher = next(line for line in table.splitlines() if "Teacher ANN" in line).split("|")
+    assert "JPEG-75 copy" in table and "not run" not in teacher[7]
 
 
 def test_what_there_is_no_time_for_is_told_and_is_a_failure(kit, bare, tmp_path):
