@@ -5,7 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 ARGS ?=
 
-.PHONY: help setup all test faults lint readme schema lock clean
+.PHONY: help setup all test faults gpu-kit lint readme schema lock clean
 
 help:
 	@echo "make table2c   set up and make table 2c at demo scale (any table: make table<number>)"
@@ -13,6 +13,7 @@ help:
 	@echo "make all       every table and figure"
 	@echo "make test      set up, lint and test"
 	@echo "make faults    end trainings and snakemake, damage and forbid files, 50 times and more"
+	@echo "make gpu-kit   fill .gpu/ (or KIT=folder) for a GPU machine without network, see benchmarks/gpu/"
 	@echo "make setup     only set up .venv"
 	@echo "make clean     remove .venv and caches, never results"
 
@@ -43,6 +44,10 @@ test: lint
 
 faults: $(READY)
 	BKDSNN_KILLS=50 OMP_NUM_THREADS=1 $(BIN)/pytest -s tests/faults $(ARGS)
+
+KIT ?= .gpu
+gpu-kit: $(READY)
+	$(BIN)/python benchmarks/gpu/prepare.py --kit "$(KIT)" $(ARGS)
 
 # Maintainers: put the generated demo table into README.md.
 readme: table2c

@@ -8,6 +8,7 @@ import os
 import platform
 import statistics
 import time
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -52,6 +53,15 @@ def clocked(run: Callable[[], object]) -> Callable[[], float]:
     return measure
 
 
+def attempt(row: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """Return what was measured, or how that failed, after the error was printed."""
+    try:
+        return row()
+    except Exception as error:
+        traceback.print_exc()
+        return {"failed": f"{type(error).__name__}: {error}"[:300]}
+
+
 def spread(seconds: list[float]) -> dict[str, float]:
     """Return median, least and greatest of some seconds."""
     return {"median": statistics.median(seconds), "min": min(seconds), "max": max(seconds)}
@@ -70,7 +80,7 @@ def machine() -> dict[str, Any]:
         "cores": os.cpu_count(),
         "load_before": os.getloadavg()[0],
         "python": platform.python_version(),
-        "packages": {name: importlib.metadata.version(name) for name in PACKAGES},
+        "packages": {name: _version(name) for name in PACKAGES},
     }
 
 
@@ -83,6 +93,14 @@ def finish(name: str, device: str, out: Path | None, rows: list[dict[str, Any]],
 def show(rows: list[dict[str, Any]]) -> None:
     """Print rows as a table, numbers to three digits."""
     print(tabulate(rows, headers="keys", floatfmt=".3g"), flush=True)
+
+
+def _version(package: str) -> str | None:
+    """Return the version of a package; None for one that this machine lacks, as one with a GPU may lack Snakemake."""
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _lines(path: Path) -> list[str]:

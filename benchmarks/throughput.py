@@ -43,8 +43,9 @@ from bkdsnn.runs.checkpoint import Position
 from bkdsnn.training.step import DTYPES, Step, imitated
 from bkdsnn.training.step import build as build_ours
 
-STEPS = {"cpu": 1, "cuda": 10}  # in one measurement; a GPU is waited for at its end
+STEPS = {"cpu": 1, "cuda": 10}  # in one measurement unless --steps says so; a GPU is waited for at its end
 WARM_UP = 3  # rounds that measure memory before others measure time
+OTHERS = {"cpu": ("plain",), "cuda": ("plain", "fused")}  # sides that are spikingjelly's
 DISTILLED = "bkdsnn"  # row whose loss and teacher are those of every case of its column
 LR = 1e-6  # so small that the networks timed are those compared
 CHECKED = (2, 32)  # images, and their greatest size, in the comparison; frames of events keep their size
@@ -149,7 +150,11 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     names = [name for cases in CASES.values() for name in cases]
     parser.add_argument("--cases", nargs="+", choices=names, help="some of the device's cases (default: all)")
+    parser.add_argument("--steps", type=int, help="in one measurement (default: 1, on a GPU 10)")
+    parser.add_argument("--without-fused", action="store_true", help="without spikingjelly's fused neurons")
     options = parser.parse_args(arguments)
+    STEPS[options.device] = options.steps or STEPS[options.device]
+    OTHERS["cuda"] = ("plain",) if options.without_fused else OTHERS["cuda"]
     machine = harness.machine()
     device = devices.choose(options.device, options.threads)
     peak = matrix_peak(device) if device.type == "cuda" else None
@@ -255,7 +260,7 @@ def build(spec: RunSpec, device: torch.device) -> dict[str, Side]:
     teacher = models.build(spec.teacher.network, spec.dataset) if spec.teacher else None
     student, criterion = build_ours(spec, teacher, torch.device("cpu"))
     sides = {"ours": Side(spec, student, criterion, teacher)}
-    for name in ("plain", "fused") if device.type == "cuda" else ("plain",):
+    for name in OTHERS[device.type]:
         other = reference.Reference(spec.network, spec.dataset, student.taps[-1])
         other.load(student.state_dict())
         sides[name] = Side(spec, other, copy.deepcopy(criterion), teacher)

@@ -22,7 +22,7 @@ def settle():
     try:
         settings = Settings.read(config)
         settings.export()
-        expansion = paper.Expansion(settings.scale, neurons=settings.neurons)
+        expansion = settings.expansion()
         plans = {name: expansion.plan(catalogue.load_table(name), settings.seeds) for name in catalogue.table_names()}
         drawn = {
             name: figures.plan_figure(expansion, figures.load_figure(name), settings.seeds)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 import math
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,7 +21,7 @@ from bkdsnn.config import Recipe, RunSpec
 from bkdsnn.core.errors import UserError
 from bkdsnn.core.progress import log
 from bkdsnn.data.loader import Batch, Loader
-from bkdsnn.machine import devices
+from bkdsnn.machine import devices, gpus
 from bkdsnn.runs import checkpoint
 from bkdsnn.runs.provenance import packages
 from bkdsnn.training.evaluate import evaluate
@@ -101,7 +100,7 @@ def train(
 
 
 def startup(spec: RunSpec, scale: str, device: torch.device) -> float:
-    """Time a process that imports what training imports, finds its run, takes the device and makes an optimiser."""
+    """Time a process that imports what training imports, finds its run, takes our device and makes an optimiser."""
     code = (
         "import torch, bkdsnn.cli, bkdsnn.training.execute;"
         "from bkdsnn.config import paper; from bkdsnn.machine import devices;"
@@ -109,7 +108,7 @@ def startup(spec: RunSpec, scale: str, device: torch.device) -> float:
         "torch.optim.Adam([torch.nn.Parameter(one)])"  # loads torch's compiler: a second
     )
     began = time.perf_counter()
-    subprocess.run([sys.executable, "-c", code], check=True)
+    gpus.run([sys.executable, "-c", code])
     return time.perf_counter() - began
 
 

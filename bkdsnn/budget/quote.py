@@ -23,13 +23,12 @@ IN_PATH = re.compile(r"(?:runs|analyses)/(?P<run>[^/]+)/|(?P<target>(?:table|fig
 
 
 def runs_of(
-    targets: Iterable[str], scale: str, neurons: paper.Preset, seeds: Collection[int] | None = None
+    targets: Iterable[str], expansion: paper.Expansion, seeds: Collection[int] | None = None
 ) -> dict[str, RunSpec]:
     """Return the runs of tables and figures, ancestors too, by name; of all tables if none is named.
 
     Without `seeds` they are those of one seed, the scale's first. Raises `UserError` for an unknown target or scale.
     """
-    expansion = paper.Expansion(scale, neurons=neurons)
     chosen = tuple(seeds or expansion.scale.seeds[:1])
     plans = (figures.planned(expansion, target, chosen) for target in [*targets] or catalogue.table_names())
     return {run.name: run for plan in plans for spec in plan.runs().values() for run in spec.lineage()}
@@ -55,7 +54,7 @@ def outstanding(
             named |= {one.name: one for one in run.lineage()}
         elif name in known:
             seeds = settings.seeds or catalogue.load_scale(settings.scale).seeds
-            named |= runs_of([str(name)], settings.scale, settings.neurons, seeds)
+            named |= runs_of([str(name)], settings.expansion(), seeds)
     return [spec for name, spec in named.items() if not (results / "runs" / name / "metrics.json").is_file()]
 
 
@@ -89,8 +88,7 @@ def quote(
 def _step(targets: Iterable[str], settings: Settings, uncounted: Collection[str]) -> str:
     """The commands that would tell the time of runs of which nothing is known; `uncounted` data come first."""
     known = {*catalogue.table_names(), *figures.figure_names()}
-    preset = [] if settings.neurons == "reference" else ["--neurons", settings.neurons]
     shown = sorted(target for target in targets if target in known)
-    words = ["python -m bkdsnn calibrate", *shown, "--scale", settings.scale, *preset]
+    words = ["python -m bkdsnn calibrate", *shown, "--scale", settings.scale, settings.variant]
     counted = [f"`python -m bkdsnn data {name} --scale {settings.scale}`, then " for name in sorted(uncounted)]
-    return f"{''.join(counted)}`{' '.join(words)}`"
+    return f"{''.join(counted)}`{' '.join(filter(None, words))}`"

@@ -58,4 +58,4 @@ def planned_figure(options: argparse.Namespace, kind: str | None = None) -> figu
     if kind and chosen.kind != kind:
         right = [name for name in figures.figure_names() if figures.load_figure(name).kind == kind]
         raise UserError(f"{options.figure} is of kind '{chosen.kind}', expected '{kind}': {', '.join(right)}")
-    return figures.plan_figure(paper.Expansion(options.scale, neurons=options.neurons), chosen, options.seeds)
+    return figures.plan_figure(arguments.expansion(options), chosen, options.seeds)

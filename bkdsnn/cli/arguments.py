@@ -42,14 +42,26 @@ def logged(one: argparse.ArgumentParser) -> None:
 
 
 def planned(one: argparse.ArgumentParser) -> None:
-    """Add --neurons and --seeds, which choose the runs of a table or figure."""
-    with_neurons(one)
+    """Add --neurons, --datasets and --seeds, which choose the runs of a table or figure."""
+    variant(one)
     one.add_argument("--seeds", type=int, nargs="+", help="seeds (default: those of the scale)")
 
 
-def with_neurons(one: argparse.ArgumentParser) -> None:
-    """Add --neurons."""
+def variant(one: argparse.ArgumentParser) -> None:
+    """Add --neurons and --datasets."""
     one.add_argument("--neurons", default="reference", choices=get_args(paper.Preset), help="neuron preset")
+    said = "such as cifar10=cifar10-jpeg75: another dataset in place of one of the paper (default: those of the scale)"
+    one.add_argument("--datasets", type=_replacement, nargs="+", default=[], metavar="PAPER=OTHER", help=said)
+
+
+def expansion(options: argparse.Namespace) -> paper.Expansion:
+    """Return what expands tables and figures as the options of `variant` ask for."""
+    return paper.Expansion(options.scale, neurons=options.neurons, copies=dict(options.datasets))
+
+
+def plan(options: argparse.Namespace) -> paper.Plan:
+    """Return the plan of the table that was named, as the options of `planned` ask for."""
+    return expansion(options).plan(catalogue.load_table(options.table), options.seeds)
 
 
 def on_device(one: argparse.ArgumentParser) -> None:
@@ -64,6 +76,13 @@ def recomputing(one: argparse.ArgumentParser) -> None:
     """Add --recompute."""
     said = "train in less memory and more time, to the same result (default: $BKDSNN_RECOMPUTE or false)"
     one.add_argument("--recompute", action="store_true", help=said)
+
+
+def _replacement(text: str) -> tuple[str, str]:
+    paper_dataset, _, other = text.partition("=")
+    if not (paper_dataset and other):
+        raise argparse.ArgumentTypeError(f"expected such as cifar10=cifar10-jpeg75, found {text}")
+    return paper_dataset, other
 
 
 def positive(kind: Callable[[str], float]) -> Callable[[str], float]:

@@ -81,11 +81,11 @@ def convert(options: argparse.Namespace) -> None:
 
 
 def _dataset(options: argparse.Namespace) -> Dataset:
-    """Return the dataset that was named, if a run of the scale or of the file that was named uses it."""
-    datasets = {spec.dataset.name: spec.dataset for spec in paper.all_runs(options.scale, seeds=[0]).values()}
+    """Return the dataset that was named; any may be used at any scale."""
+    datasets = paper.Expansion(options.scale).datasets
     datasets |= resolution.datasets_of(options.spec, options.scale) if options.spec else {}
     if options.dataset not in datasets:
-        raise errors.unknown("dataset", options.dataset, datasets, f"scale '{options.scale}'")
+        raise errors.unknown("dataset", options.dataset, datasets, "config/datasets.yaml")
     return datasets[options.dataset]
 
 

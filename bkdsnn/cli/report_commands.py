@@ -50,7 +50,7 @@ def table(options: argparse.Namespace) -> None:
     """Write a table from what has been measured so far."""
     from bkdsnn.report.tables import emit, measure, summary
 
-    plan = paper.plan(options.table, options.scale, seeds=options.seeds, neurons=options.neurons)
+    plan = arguments.plan(options)
     results = options.results / options.scale
     constants = Constants(options.mac_pj, options.ac_pj)
     emit(plan, results, results / "tables", constants)
@@ -61,7 +61,7 @@ def layers(options: argparse.Namespace) -> None:
     """Write operations and energy of every layer of a table's networks."""
     from bkdsnn.report.tables.layer_costs import emit_layers
 
-    plan = paper.plan(options.table, options.scale, seeds=options.seeds, neurons=options.neurons)
+    plan = arguments.plan(options)
     results = options.results / options.scale
     emit_layers(plan, results, results / "tables", Constants(options.mac_pj, options.ac_pj))
 

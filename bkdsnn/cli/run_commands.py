@@ -47,7 +47,7 @@ def add(commands: arguments.Commands) -> None:
     one = arguments.command(commands, "calibrate", calibrate)
     one.add_argument("targets", nargs="*", help="tables and figures whose runs are timed (default: all)")
     arguments.common(one)
-    arguments.with_neurons(one)
+    arguments.variant(one)
     one.add_argument("--seconds", type=positive(float), default=1.0, help="for the steps of one kind (default: 1)")
     arguments.on_device(one)
     arguments.recomputing(one)
@@ -119,7 +119,8 @@ def calibrate(options: argparse.Namespace) -> None:
     """Time a few steps of every kind of run on this machine, for the budget of a dry run."""
     from bkdsnn.budget.quote import runs_of
 
-    specs, recompute = runs_of(options.targets, options.scale, options.neurons), recomputes(options.recompute)
+    specs = runs_of(options.targets, arguments.expansion(options))
+    recompute = recomputes(options.recompute)
     from bkdsnn.budget.calibrate import calibrate as time_steps
     from bkdsnn.machine import devices
 
@@ -130,8 +131,7 @@ def calibrate(options: argparse.Namespace) -> None:
 
 def plan(options: argparse.Namespace) -> str:
     """List the runs of a table or figure: row, column, seed, state and name."""
-    expansion = paper.Expansion(options.scale, neurons=options.neurons)
-    chosen = figures.planned(expansion, options.target, options.seeds)
+    chosen = figures.planned(arguments.expansion(options), options.target, options.seeds)
     runs = overview.listed(chosen, options.results / options.scale / "runs", options.row, options.column)
     if options.json:
         return json.dumps([one._asdict() for one in runs], indent=1) + "\n"

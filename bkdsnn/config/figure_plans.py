@@ -150,7 +150,7 @@ def plan_figure(expansion: Expansion, figure: Figure, seeds: Iterable[int] | Non
         scale=expansion.scale,
         neurons=expansion.preset,
         seeds=max((tuple(run.seed for run in cell.runs) for cell in shown), key=len),
-        command=command(figure.name, expansion.scale.name, expansion.preset, chosen),
+        command=command(figure.name, expansion.scale.name, expansion.preset, chosen, expansion.copies),
         data=_data(expansion, shown),
         panels=tuple(panels),
     )

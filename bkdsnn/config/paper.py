@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -92,7 +92,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """A table at a scale, every cell with its runs, row by row; `labels` and `datasets` name its methods and data."""
+    """A table at a scale, every cell with its runs, row by row; `labels` and `datasets` name its methods and data.
+
+    `copies` are the datasets, by those of the paper, that were asked for in place of the scale's.
+    """
 
     table: Table
     scale: Scale
@@ -100,6 +103,7 @@ class Plan:
     labels: dict[str, str]
     datasets: dict[str, str]
     cells: tuple[Cell, ...]
+    copies: Mapping[str, str] = field(default_factory=dict)
 
     def runs(self) -> dict[str, RunSpec]:
         """Every distinct run that the table needs, ancestors first, by name."""
@@ -116,11 +120,14 @@ class Plan:
         return next(cell for cell in self.cells if (cell.row.key, cell.column.key) == (row, column))
 
 
-def command(target: str, scale: str, neurons: Preset, seeds: Iterable[int] | None) -> str:
+def command(
+    target: str, scale: str, neurons: Preset, seeds: Iterable[int] | None, copies: Mapping[str, str] | None = None
+) -> str:
     """Return the shell command that makes a target; `seeds` are None where they are those of the scale."""
     chosen = [] if scale == "demo" else [f"scale={scale}"]
     chosen += [] if seeds is None else [f"'seeds=[{','.join(map(str, seeds))}]'"]
     chosen += [] if neurons == "reference" else [f"neurons={neurons}"]
+    chosen += [f"'datasets={{{', '.join(f'{old}: {new}' for old, new in copies.items())}}}'"] if copies else []
     if own.files(f"tables/{target}.yaml", f"figures/{target}.yaml"):
         chosen += [shlex.quote(f"own={own.folder()}")]
     return " ".join([f"snakemake --cores all {target}", *(["--config", *chosen] if chosen else [])])
@@ -132,15 +139,15 @@ def plan(table: str, scale: str, *, seeds: Iterable[int] | None = None, neurons:
 
 
 def find_run(name: str, scale: str, config: Path = CONFIG) -> RunSpec:
-    """Return the spec behind a run name, whatever its seed and neurons; an unknown name raises `UserError`."""
+    """Return the spec behind a run name, whatever its seed, neurons and data; an unknown name raises `UserError`."""
     match = RUN_NAME.match(name)
     if match is None:
         raise UserError(f"'{name}' is not a run name; expected <dataset>-<network>-<method>-t<T>-s<seed>-<10 digits>")
     runs: dict[str, RunSpec] = {}
     for preset in get_args(Preset):
         runs |= all_runs(scale, seeds=[int(match["seed"])], neurons=preset, config=config)
-        if name in runs:
-            return runs[name]
+        if found := runs.get(name) or copied([name], runs, scale, config).get(name):
+            return found
     known = f"`python -m bkdsnn plan <table> --scale {scale}` lists the runs of a table"
     raise UserError(f"unknown run '{name}' in scale '{scale}'{suggest(name, runs)}; {known}")
 
@@ -155,11 +162,35 @@ def all_runs(
     return {name: run for one in plans for name, run in one.runs().items()}
 
 
-class Expansion:
-    """Catalogues of one scale, and the rules that turn a cell into run specs."""
+def copied(names: Iterable[str], runs: Mapping[str, RunSpec], scale: str, config: Path = CONFIG) -> dict[str, RunSpec]:
+    """Return the runs behind those of the names that are, but for their data, one of the `runs`."""
+    datasets = Expansion(scale, config=config).datasets.values()
+    alike = [(name, data) for name in names for data in datasets if name.startswith(f"{data.name}-")]
+    rests = [(_without(run.dataset.name, name), run) for name, run in runs.items()]
+    moved = (run.on(data) for name, data in alike for rest, run in rests if rest == _without(data.name, name))
+    return {run.name: run for run in moved if run.name in {name for name, _ in alike}}
 
-    def __init__(self, scale: str, *, neurons: Preset = "reference", config: Path = CONFIG) -> None:
-        self.scale = load_scale(scale, config)
+
+def _without(dataset: str, name: str) -> str:
+    """A run's name without its dataset and its digest."""
+    return name.removeprefix(dataset).rpartition("-")[0]
+
+
+class Expansion:
+    """Catalogues of one scale, and the rules that turn a cell into run specs.
+
+    `copies` replace datasets of the paper, whatever the scale has in place of them.
+    """
+
+    def __init__(
+        self,
+        scale: str,
+        *,
+        neurons: Preset = "reference",
+        config: Path = CONFIG,
+        copies: Mapping[str, str] | None = None,
+    ) -> None:
+        self.scale, self.copies = load_scale(scale, config), dict(copies or {})
         self.preset = neurons
         if neurons == "paper-text":
             note = f"{self.scale.note.strip()} Neurons are those of the paper's text: IF with a sigmoid surrogate."
@@ -176,6 +207,15 @@ class Expansion:
         self.recipes = self._placed("recipe", "recipes/*.yaml", Recipe)
         self.quantised = self._placed("quantised", "quantised.yaml", Quantised)
         self._check(f"config/scales/{scale}.yaml", self.scale)
+        self._replace_datasets(config)
+
+    def _replace_datasets(self, config: Path) -> None:
+        """Let the copies replace the scale's own datasets, if the paper has what they replace and we what they are."""
+        if self.copies:
+            columns = (column for name in table_names(config) for column in load_table(name, config).columns)
+            all_known("dataset of the paper", self.copies, {column.dataset for column in columns}, "'datasets'")
+            all_known("dataset", self.copies.values(), self.datasets, "'datasets'")
+            self.scale = self.scale.model_copy(update={"datasets": {**self.scale.datasets, **self.copies}})
 
     def _read(self, kind: str, pattern: str) -> dict[str, Any]:
         """Return what the files of that pattern declare, and remember the place of each entry."""
@@ -218,7 +258,7 @@ class Expansion:
         cells = [self.cell(table, row, column, chosen) for row in table.rows for column in table.columns]
         labels = {row.key: row.label or self._method(row.method).label for row in table.rows}
         datasets = {column.dataset: self.datasets[column.dataset].label for column in table.columns}
-        return Plan(table, self.scale, self.preset, labels, datasets, tuple(cells))
+        return Plan(table, self.scale, self.preset, labels, datasets, tuple(cells), self.copies)
 
     def _check_table(self, table: Table) -> None:
         """Refuse options of terms and methods that do not exist: they would be ignored in silence."""

@@ -156,6 +156,12 @@ class RunSpec(Part):
         """This run and all its ancestors, ancestors first."""
         return [run for parent in self.parents() for run in parent.lineage()] + [self]
 
+    def on(self, dataset: Dataset) -> RunSpec:
+        """Return this run, and those that it builds on, with another dataset, whether that fits or not."""
+        related = {"teacher": self.teacher, "source": self.source}
+        moved = {role: run.on(dataset) for role, run in related.items() if isinstance(run, RunSpec)}
+        return self.model_copy(update={"dataset": dataset, **moved})
+
 
 RUN_NAME = re.compile(r"^(?P<prefix>[a-z0-9-]+)-s(?P<seed>\d+)-(?P<digest>[0-9a-f]{10})$")
 

@@ -14,6 +14,7 @@ from bkdsnn.config import Strict, catalogue, own, paper
 from bkdsnn.core.errors import UserError, explain, unknown
 
 DATA_ROOT, WEIGHTS_ROOT, RECOMPUTE = "BKDSNN_DATA_ROOT", "BKDSNN_WEIGHTS_ROOT", "BKDSNN_RECOMPUTE"
+GPU_SHARE = "BKDSNN_GPU_SHARE"
 
 
 class Root(Strict):
@@ -41,8 +42,10 @@ class Settings(Strict):
 
     scale: str
     seeds: tuple[int, ...] | None = Field(default=None, description="replaces the scale's seeds")
+    datasets: dict[str, str] = Field(default={}, description="by dataset of the paper: another in place of the scale's")
     neurons: paper.Preset = "reference"
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
+    gpu_share: int = Field(default=1, gt=0, description="how many of our processes one GPU is for at a time")
     recompute: bool = Field(default=False, description="whether training saves memory and takes more time")
     slice_minutes: int = Field(default=1440, gt=0, description="longest attempt at a training")
     own: Path | None = Field(default=None, description="folder with work of the user's own; see docs/tutorial.md")
@@ -69,11 +72,23 @@ class Settings(Strict):
             raise unknown("scale", settings.scale, catalogue.scale_names(), "config/config.yaml or --config")
         return settings
 
+    def expansion(self) -> paper.Expansion:
+        """Return what expands tables and figures into runs, as the settings ask for."""
+        return paper.Expansion(self.scale, neurons=self.neurons, copies=self.datasets)
+
+    @property
+    def variant(self) -> str:
+        """Neurons and data as options of `python -m bkdsnn`; empty where they are the usual ones."""
+        data = [f"{old}={new}" for old, new in self.datasets.items()]
+        neurons = [] if self.neurons == "reference" else ["--neurons", self.neurons]
+        return " ".join([*neurons, *(["--datasets", *data] if data else [])])
+
     def export(self) -> None:
         """Hand to the jobs, by environment, what must not make finished runs stale: how and where to compute."""
         os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         os.environ["BKDSNN_DEVICE"] = self.device
         os.environ[RECOMPUTE] = str(self.recompute).lower()
+        os.environ[GPU_SHARE] = str(self.gpu_share)
         folders = ((own.OWN, self.own), (DATA_ROOT, self.data.root), (WEIGHTS_ROOT, self.weights.root))
         for variable, folder in folders:
             if folder is not None:
@@ -86,6 +101,14 @@ def recomputes(given: bool) -> bool:
     if found not in ("true", "false"):
         raise UserError(f"{RECOMPUTE} is '{found}', expected true or false; unset it and give --recompute instead")
     return given or found == "true"
+
+
+def gpu_share() -> int:
+    """How many processes a GPU is for, by BKDSNN_GPU_SHARE, else 1. Raises `UserError` for another value of it."""
+    found = os.environ.get(GPU_SHARE, "1")
+    if not (found.isdecimal() and int(found)):
+        raise UserError(f"{GPU_SHARE} is '{found}', expected how many processes may share a GPU, 1 or more; unset it")
+    return int(found)
 
 
 def data_root(given: Path | None) -> Path | None:

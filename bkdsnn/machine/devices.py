@@ -20,10 +20,11 @@ def choose(name: str, threads: int, keep_memory: bool = True) -> torch.device:
     """Return the device: `auto` (a free GPU if there are any), `cpu`, `cuda` (a free one) or `cuda:<n>`.
 
     A GPU that another process of ours computes on is waited for. Raises `UserError` if a GPU is asked for and absent:
-    nothing falls back in silence. `keep_memory` is about the CPU's, see `allocate`.
+    nothing falls back in silence. `keep_memory` is about the CPU's, see `allocate`; TF32 is refused.
     """
     torch.set_num_threads(threads)
     allocate(keep_memory)
+    refuse_tf32()
     device = _named(name)
     if device.type != "cuda":
         return device
@@ -61,6 +62,11 @@ def _named(name: str) -> torch.device:
     if device.type == "cuda" and (device.index or 0) >= present:
         raise UserError(f"device '{name}' asked for, but {present} CUDA devices are present; use device=auto or cpu")
     return device
+
+
+def refuse_tf32() -> None:
+    """Let GPUs compute in float32 what is float32; torch allows TF32 in convolutions: factors of ten bits."""
+    torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def allocate(keep_memory: bool) -> None:

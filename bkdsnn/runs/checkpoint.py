@@ -86,7 +86,10 @@ def _move_aside(path: Path) -> Path:
 
 
 def load(path: Path, spec: str, parts: dict[str, nn.Module], optimizer: Any, scaler: Any) -> Position:
-    """Restore everything in place and return the position. Raises `UserError` for another spec or a damaged file."""
+    """Restore everything in place and return the position. Raises `UserError` for another spec or a damaged file.
+
+    Only float16 on a GPU has a gradient scaler with a state. Where the checkpoint has none it begins with its defaults.
+    """
     tensors, header = read_tensors(path)
     if header.get("format") != FORMAT or header.get("spec") != spec:
         raise UserError(
@@ -98,7 +101,8 @@ def load(path: Path, spec: str, parts: dict[str, nn.Module], optimizer: Any, sca
     counts = _by_index(_below(tensors, "groups"))
     groups = [group | counts.get(i, {}) for i, group in enumerate(optimizer.state_dict()["param_groups"])]
     optimizer.load_state_dict({"state": _by_index(_below(tensors, "optimizer")), "param_groups": groups})
-    scaler.load_state_dict(header["scaler"])
+    if header["scaler"]:
+        scaler.load_state_dict(header["scaler"])
     return Position(**header["position"])
 
 

@@ -159,9 +159,9 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _planned(names: dict[str, Path], scale: str) -> dict[str, RunSpec]:
-    """The runs of a scale by name, at the seeds that occur in `names` and with all neurons."""
+    """The runs of a scale by name, at the seeds that occur in `names`, with all neurons, and on the data of `names`."""
     seeds = sorted({int(match["seed"]) for name in names if (match := RUN_NAME.match(name))})
     planned: dict[str, RunSpec] = {}
     for preset in get_args(paper.Preset):
         planned |= paper.all_runs(scale, seeds=seeds, neurons=preset)
-    return planned
+    return planned | paper.copied(names.keys() - planned.keys(), planned, scale)

@@ -2,9 +2,16 @@
 
 import importlib
 import json
+import os
+import subprocess
+import sys
+import sysconfig
+from pathlib import Path
 
 import pytest
 import torch
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
@@ -93,6 +100,37 @@ def test_help_explains_every_benchmark(measured, capsys, name):
     with pytest.raises(SystemExit, match="0"):
         measured(name, "--help")
     assert f"python benchmarks/{name}.py" in capsys.readouterr().out
+
+
+@pytest.fixture(scope="module")
+def bare(tmp_path_factory):
+    """Run a benchmark where all packages of this environment are, but for Snakemake."""
+    packages = tmp_path_factory.mktemp("packages")
+    for path in Path(sysconfig.get_path("purelib")).iterdir():
+        if "snakemake" not in path.name:
+            (packages / path.name).symlink_to(path)
+
+    def run(name, *arguments):
+        line = [sys.executable, "-S", str(ROOT / "benchmarks" / f"{name}.py"), *map(str, arguments)]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(map(str, (ROOT, packages)))}
+        return subprocess.run(line, capture_output=True, text=True, env=environment)
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("name", "options"), [("throughput", ("--cases", "demo-R20")), ("neurons", ()), ("scaling", ("--axes", "width"))]
+)
+def test_benchmarks_run_where_snakemake_is_not_installed(bare, tmp_path, name, options):
+    ended = bare(name, "--rounds", 1, "--out", tmp_path / "result.json", *options)
+    assert ended.returncode == 0, ended.stderr
+    packages = json.loads((tmp_path / "result.json").read_text())["machine"]["packages"]
+    assert packages["snakemake"] is None and packages["torch"] == torch.__version__.partition("+")[0]
+
+
+@pytest.mark.parametrize("name", ["attention", "dag", "decoding", "startup"])
+def test_help_needs_no_snakemake(bare, name):
+    assert f"python benchmarks/{name}.py" in bare(name, "--help").stdout
 
 
 def test_decoding_reads_with_and_without_workers(measured):

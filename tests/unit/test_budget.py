@@ -314,12 +314,12 @@ def test_a_wrong_cap_is_named(cap):
 
 
 def test_targets_are_tables_and_figures_with_their_ancestors():
-    runs = runs_of(["table2c"], "smoke", "reference")
+    runs = runs_of(["table2c"], paper.Expansion("smoke"))
     assert runs == paper.plan("table2c", "smoke", seeds=[0]).runs()
     name = figures.figure_names()[0]
-    drawn = runs_of([name], "smoke", "reference")
+    drawn = runs_of([name], paper.Expansion("smoke"))
     assert all(parent.name in drawn for spec in drawn.values() for parent in spec.parents())
-    assert runs_of([], "smoke", "reference") == paper.all_runs("smoke", seeds=[0])
+    assert runs_of([], paper.Expansion("smoke")) == paper.all_runs("smoke", seeds=[0])
 
 
 def test_unfinished_runs_behind_every_kind_of_target(tmp_path):

@@ -1,6 +1,8 @@
 """Calibration for real, of the smallest runs: on images, on recordings, of a conversion."""
 
 import logging
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -65,6 +67,25 @@ def test_the_file_names_device_and_versions(found):
     assert found.device == devices.describe(CPU) and found.versions["torch"] == torch.__version__.partition("+")[0]
     assert found.startup_seconds > 0.1
     assert log.level != logging.WARNING
+
+
+CLAIMS = "from bkdsnn.machine import gpus; gpus.claim(['0'], 1, gpus.lock_folder())"
+TIMES = f"""import sys, torch; {CLAIMS}
+from bkdsnn.budget.calibrate import startup
+from bkdsnn.config import paper
+sys.executable = sys.argv[1]
+startup(paper.find_run(sys.argv[2], "smoke"), "smoke", torch.device("cpu"))
+"""
+
+
+def test_the_process_that_is_timed_does_not_wait_for_the_gpu_that_calibration_holds(tmp_path, monkeypatch):
+    """There may be no GPU here, so that what is run in place of Python claims the name of one."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    claims = tmp_path / "claims.sh"
+    claims.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{CLAIMS}"\n')
+    claims.chmod(0o755)
+    subprocess.run([sys.executable, "-c", TIMES, str(claims), STUDENT.name], check=True, timeout=300)
+    assert [path.name for path in tmp_path.rglob("*.lock")] == ["0.lock"]
 
 
 def test_the_warm_up_is_not_timed():

@@ -106,20 +106,40 @@ ARGUMENTS = {
     "frames": {"dataset", "--spec", "--timesteps", "--scale", "--results", "--log"},
     "weights": {"name", "--root", "--resources", "--log"},
     "activity": {"run", "--scale", "--results", "--device", "--threads", "--log"},
-    "table": {"table", "--scale", "--results", "--neurons", "--seeds", "--log", "--mac-pj", "--ac-pj"},
-    "layers": {"table", "--scale", "--results", "--neurons", "--seeds", "--log", "--mac-pj", "--ac-pj"},
+    "table": {"table", "--scale", "--results", "--neurons", "--datasets", "--seeds", "--log", "--mac-pj", "--ac-pj"},
+    "layers": {"table", "--scale", "--results", "--neurons", "--datasets", "--seeds", "--log", "--mac-pj", "--ac-pj"},
     "ledger": {"--scale", "--results", "--log"},
     "notation": {"--scale", "--results", "--log"},
-    "gradcam": {"figure", "--scale", "--results", "--neurons", "--seeds", "--device", "--threads", "--log"},
-    "features": {"figure", "--scale", "--results", "--neurons", "--seeds", "--device", "--threads", "--log"},
-    "figure": {"figure", "--scale", "--results", "--neurons", "--seeds", "--figures", "--log"},
+    "gradcam": {
+        "figure",
+        "--scale",
+        "--results",
+        "--neurons",
+        "--datasets",
+        "--seeds",
+        "--device",
+        "--threads",
+        "--log",
+    },
+    "features": {
+        "figure",
+        "--scale",
+        "--results",
+        "--neurons",
+        "--datasets",
+        "--seeds",
+        "--device",
+        "--threads",
+        "--log",
+    },
+    "figure": {"figure", "--scale", "--results", "--neurons", "--datasets", "--seeds", "--figures", "--log"},
     "plan": {
         *("target", "--row", "--column", "--json", "--names"),
-        *("--scale", "--results", "--neurons", "--seeds", "--log"),
+        *("--scale", "--results", "--neurons", "--datasets", "--seeds", "--log"),
     },
     "show": {"run", "--spec", "--why", "--json", "--scale", "--results"},
     "calibrate": {
-        *("targets", "--scale", "--results", "--neurons"),
+        *("targets", "--scale", "--results", "--neurons", "--datasets"),
         *("--seconds", "--device", "--threads", "--recompute", "--log"),
     },
     "import": {"source", "--scale", "--results", "--log"},
@@ -148,7 +168,7 @@ MISTAKES = [
     ("train digits", "'digits' is not a run name; expected <dataset>-<network>-<method>-t<T>-s<seed>-<10 digits>"),
     (f"train {STUDENT.name} --scale smok", "unknown scale 'smok' (did you mean 'smoke'?)"),
     (f"train {STUDENT.name} --scale smoke --device gpu", "unknown device 'gpu'; expected auto, cpu, cuda or cuda:<n>"),
-    ("data smoke-digits-21 --scale smoke", "in scale 'smoke' (did you mean 'smoke-digits-12'?)"),
+    ("data smoke-digits-21 --scale smoke", "in config/datasets.yaml (did you mean 'smoke-digits-12'?)"),
     ("data cifar10 --scale paper --root none", "'data.root' (or BKDSNN_DATA_ROOT): no such folder: none"),
     ("frames smoke-digits-12 --timesteps 4 --scale smoke", "dataset 'smoke-digits-12' has images; expected one with"),
     ("frames smoke-digits-n-cars --timesteps 4 --scale smoke", "smoke-digits-n-cars.json is missing; run the workflow"),
@@ -202,6 +222,10 @@ def test_an_unknown_run_is_answered_by_the_nearest_and_by_where_the_others_are_l
         ("table table2a --neurons lif", "argument --neurons: invalid choice: 'lif'"),
         ("table table2a --seeds", "argument --seeds: expected at least one argument"),
         ("plan table2a --json --names", "argument --names: not allowed with argument --json"),
+        (
+            "plan table2a --datasets cifar10",
+            "argument --datasets: expected such as cifar10=cifar10-jpeg75, found cifar10",
+        ),
         ("tabel", "argument command: invalid choice: 'tabel'"),
         ("", "the following arguments are required: command"),
     ],
@@ -297,6 +321,20 @@ def test_recordings_are_integrated_and_a_terminated_conversion_leaves_nothing(tm
     ended = bkdsnn("frames", name, *SMOKE, "--timesteps", "4", "--log", tmp_path / "log", cwd=tmp_path)
     assert ended.returncode == 0 and ended.stderr.startswith(f"{record}: 4 frames of each of ")
     assert (tmp_path / record).exists() and (tmp_path / "log").read_text().endswith(ended.stderr)
+
+
+def test_a_run_on_another_copy_is_trained_tabulated_and_imported_by_its_name(tmp_path):
+    copy = ("--datasets", "cifar10=digits-12")
+    listed = bkdsnn("plan", "table2a", *SMOKE, *copy, cwd=tmp_path).stdout.split()
+    name = next(word for word in listed if word.startswith("digits-12-ann-resnet20-ce-"))
+    assert bkdsnn("data", "digits-12", *SMOKE, cwd=tmp_path).returncode == 0
+    assert bkdsnn("train", name, *SMOKE, cwd=tmp_path).returncode == 0
+    assert bkdsnn("table", "table2a", *SMOKE, *copy, cwd=tmp_path).returncode == 0
+    shown = (tmp_path / "results/smoke/tables/table2a.md").read_text()
+    assert "digits (embedded) stands in for CIFAR-10;" in shown and "'datasets={cifar10: digits-12}'" in shown
+    source = tmp_path / "results" / "smoke" / "runs"
+    ended = bkdsnn("import", source, *SMOKE, "--results", tmp_path / "there", cwd=tmp_path)
+    assert ended.returncode == 0 and f"{name}: imported" in ended.stderr
 
 
 # ---- Disks that cannot be written ------------------------------------------------------------------------------------

@@ -5,10 +5,15 @@ import shutil
 
 import pytest
 import yaml
+from bkdsnn.report.notation.notation_plan import load_notation, plan_notation
 
+from bkdsnn.cli.main import parser
 from bkdsnn.config import Pretrained, catalogue, paper
+from bkdsnn.config.figure_plans import load_figure, plan_figure
 from bkdsnn.config.settings import Settings
 from bkdsnn.core.errors import UserError
+from bkdsnn.report.tables.measurement import measure
+from bkdsnn.report.tables.wording import data
 
 # Distinct runs with ancestors that the paper's own rows need, per seed: cells that are runs of their own, and source
 # ANNs of conversions. By hand: 2a 36 cells, 4 sources; 2c 27 and 3; 2b 42 of students, 2 teachers of three columns
@@ -168,6 +173,56 @@ def test_no_name_stands_for_two_runs_and_names_are_short_enough_for_folders():
     assert max(len(run.name) for run in runs) < 100
 
 
+def with_copy(table, scale, **copies):
+    return paper.Expansion(scale, copies=copies).plan(catalogue.load_table(table), [0])
+
+
+def test_another_copy_of_a_dataset_renames_the_runs_on_it_and_no_others():
+    plain, copied = with_copy("table2a", "smoke"), with_copy("table2a", "smoke", cifar10="digits-12")
+    changed = {new.column.dataset: new.runs != old.runs for old, new in zip(plain.cells, copied.cells)}
+    assert changed == {"cifar10": True, "cifar100": False}
+    for cell in copied.cells:
+        shown = {run.dataset.name for spec in cell.runs for run in spec.lineage()}
+        assert shown == {"digits-12" if cell.column.dataset == "cifar10" else "smoke-digit-pairs-16"}
+    assert len(copied.runs()) == len(plain.runs())
+
+
+@pytest.mark.parametrize(("scale", "cifar10"), [("smoke", "digits-12"), ("lite", "cifar10-jpeg75")])
+def test_runs_on_another_copy_are_found_by_their_names(scale, cifar10):
+    runs = with_copy("table2a", scale, cifar10=cifar10).runs()
+    for row in ("bkdsnn", "qcfs"):
+        spec = with_copy("table2a", scale, cifar10=cifar10).cell(row, "resnet20-cifar10").runs[0]
+        assert paper.find_run(spec.name, scale) == spec and spec.dataset.name == cifar10
+    assert paper.copied(runs, paper.all_runs(scale, seeds=[0])) == runs
+    with pytest.raises(UserError, match="unknown run"):
+        paper.find_run(f"{spec.name[:-1]}{'0' if spec.name[-1] != '0' else '1'}", scale)
+
+
+def test_every_caption_names_the_copy_and_what_it_stands_in_for(tmp_path):
+    expansion = paper.Expansion("lite", copies={"cifar10": "cifar10-jpeg75"})
+    model = measure(expansion.plan(catalogue.load_table("table2a")), tmp_path)
+    notation = plan_notation(expansion, load_notation())
+    drawn = plan_figure(expansion, load_figure("figA2"))
+    assert data(model) == "Data: CIFAR-10, JPEG-75 copy stands in for CIFAR-10; CIFAR-100."
+    assert drawn.data["CIFAR-10, JPEG-75 copy"] == "CIFAR-10"
+    for one in (model, notation, drawn):
+        assert one.command.endswith("--config scale=lite 'datasets={cifar10: cifar10-jpeg75}'")
+    assert not measure(with_copy("table2a", "paper", cifar10="cifar10-jpeg75"), tmp_path).comparable
+
+
+def test_options_of_commands_say_which_neurons_and_data():
+    assert Settings.read({"scale": "demo"}).variant == ""
+    settings = {
+        "scale": "demo",
+        "neurons": "paper-text",
+        "datasets": {"cifar10": "digits-12", "imagenet": "imagenette"},
+    }
+    chosen = Settings.read(settings)
+    assert chosen.variant == "--neurons paper-text --datasets cifar10=digits-12 imagenet=imagenette"
+    options = parser().parse_args(f"plan table2a {chosen.variant}".split())
+    assert (options.neurons, dict(options.datasets)) == (chosen.neurons, chosen.datasets)
+
+
 @pytest.fixture
 def config(tmp_path):
     shutil.copytree(catalogue.CONFIG, tmp_path / "config")
@@ -312,6 +367,10 @@ def test_yaml_that_names_python_runs_nothing(config, tmp_path, tag):
         (lambda: paper.plan("table2b2", "demo"), "unknown table 'table2b2' (did you mean 'table2"),
         (lambda: paper.plan("table2a", "demos"), "unknown scale 'demos' (did you mean 'demo'?)"),
         (lambda: paper.plan("table2a", "demo", seeds=[]), "'seeds' is empty"),
+        (lambda: with_copy("table2a", "demo", cifar10="cifar10-jpg75"), "'datasets' (did you mean 'cifar10-jpeg75'?)"),
+        (lambda: with_copy("table2a", "demo", cifar1="digits-12"), "'datasets' (did you mean 'cifar10'?)"),
+        (lambda: with_copy("table2a", "demo", imagenette="digits-12"), "unknown dataset of the paper 'imagenette'"),
+        (lambda: with_copy("table2a", "demo", cifar10="n-mnist"), "takes images, but 'n-mnist' has events"),
         (lambda: paper.find_run("digits", "demo"), "'digits' is not a run name"),
         (lambda: paper.find_run("digits-16-sew-resnet20-ce-t4-s0-0123456789", "demo"), "unknown run"),
         (lambda: Settings.read({"scale": "demo", "sees": [1]}), "did you mean 'seeds'?"),
@@ -320,6 +379,7 @@ def test_yaml_that_names_python_runs_nothing(config, tmp_path, tag):
         (lambda: Settings.read({"scale": "dmo"}), "did you mean 'demo'?"),
         (lambda: Settings.read({"scale": "demo", "device": "gpu"}), "device"),
         (lambda: Settings.read({"scale": "demo", "recompute": "sometimes"}), "recompute"),
+        (lambda: Settings.read({"scale": "demo", "gpu_share": 0}), "gpu_share"),
         (lambda: Settings.read({"scale": "demo", "data": {"rot": "/"}}), "did you mean 'root'?"),
     ],
 )

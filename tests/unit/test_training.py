@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
 from training_example import CPU, assert_equal, changed, compare_sliced, losses, run, run_in_slices
 
 from bkdsnn import data
@@ -243,6 +244,33 @@ def test_a_truncated_checkpoint_gives_way_to_the_one_before(results, tmp_path, c
     assert_equal(whole, run(spec, results))
 
 
+def scaled_steps(network, optimizer, scaler, count):
+    for _ in range(count):
+        scaler.scale(network(torch.ones(2, 3)).sum()).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+
+
+@pytest.mark.parametrize(("saved", "resumed"), [(False, True), (True, False), (True, True)])
+def test_a_checkpoint_goes_on_with_a_gradient_scaler_and_without(tmp_path, saved, resumed):
+    """Only float16 on a GPU scales, so that a run may change between the two; scalers work on a CPU too."""
+    options = {"growth_interval": 2, "init_scale": 8.0}
+    scalers = [torch.amp.GradScaler("cpu", enabled=enabled, **options) for enabled in (saved, resumed)]
+    networks = [nn.Linear(3, 1), nn.Linear(3, 1)]
+    optimizers = [torch.optim.Adam(network.parameters()) for network in networks]
+    scaled_steps(networks[0], optimizers[0], scalers[0], 2)
+    path = tmp_path / "last.safetensors"
+    checkpoint.save(path, "spec", checkpoint.Position(epoch=1), {"student": networks[0]}, optimizers[0], scalers[0])
+    at = checkpoint.resume(path, "spec", {"student": networks[1]}, optimizers[1], scalers[1])
+    assert at.epoch == 1 and torch.equal(networks[0].weight, networks[1].weight)
+    assert scalers[1].get_scale() == {(False, True): 8.0, (True, False): 1.0, (True, True): 16.0}[saved, resumed]
+    if (saved, resumed) != (True, False):  # whose gradients are alike, but for a scale that is a power of two
+        for each in zip(networks, optimizers, scalers):
+            scaled_steps(*each, 3)
+        assert torch.equal(networks[0].weight, networks[1].weight)
+
+
 def test_bits_that_flip_are_found(results):
     _, path = interrupted(results)
     content = bytearray(path.read_bytes())
@@ -343,6 +371,7 @@ class Watched(Progress):
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.filterwarnings("ignore:Synchronization debug mode is a prototype feature")  # once a process, by torch
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 @pytest.mark.parametrize("method", ["sew-resnet", "bkdsnn", "kdsnn", "lasnn", "transformer"])
 def test_no_step_waits_for_a_gpu(results, monkeypatch, method, precision):
@@ -354,6 +383,24 @@ def test_no_step_waits_for_a_gpu(results, monkeypatch, method, precision):
         execute(changed(spec, precision=precision), results, results / "resources", choose("cuda", 1), None)
     finally:
         torch.cuda.set_sync_debug_mode("default")
+
+
+def test_float32_is_float32_on_a_gpu_too():
+    """In convolutions torch itself allows TF32; a new process says what torch has before a device is chosen."""
+    flags = "(torch.backends.cudnn.allow_tf32, torch.backends.cuda.matmul.allow_tf32)"
+    code = f"import torch; from bkdsnn.machine import devices; print({flags}); devices.choose('cpu', 1); print({flags})"
+    ended = subprocess.run([sys.executable, "-W", "error", "-c", code], capture_output=True, text=True)
+    assert ended.stdout == "(True, False)\n(False, False)\n", ended.stderr
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_convolutions_and_products_of_a_gpu_round_as_float32_does():
+    """TF32 keeps 10 bits of a factor's fraction: 1 + 2^-13 becomes 1."""
+    device, factor = choose("cuda", 1), 1 + 2**-13
+    one = torch.full((1, 16, 8, 8), factor, device=device)
+    assert (nn.functional.conv2d(one, torch.eye(16, device=device)[:, :, None, None]) == factor).all()
+    assert (one[0, 0].expand(16, 8, 8).reshape(128, 8) @ torch.eye(8, device=device) == factor).all()
 
 
 def test_an_absent_gpu_is_an_error_not_a_silent_cpu(results):

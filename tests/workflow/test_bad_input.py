@@ -34,12 +34,15 @@ def begun(prepared, tmp_path):
 
 MISTAKES = {
     "scal=smoke": "unknown key 'scal' (did you mean 'scale'?); "
-    "expected one of: budget, data, device, energy, neurons, recompute, scale, seeds, slice_minutes",
+    "expected one of: budget, data, datasets, device, energy, gpu_share, neurons, recompute, scale, seeds, "
+    "slice_minutes",
     "scale=smok": "unknown scale 'smok' in config/config.yaml or --config (did you mean 'smoke'?); expected one of: ",
     "seeds=[]": "'seeds': expected at least one seed, all different and none negative, such as [0, 1, 2], found []",
     "seeds=0,1": "'seeds': Input should be a list, found '0,1'",
     "seeds=one": "'seeds': Input should be a list, found 'one'",
     "seeds=[one]": "'seeds.0': Input should be a valid integer",
+    "datasets={cifar10: cifar10-jpg75}": "unknown dataset 'cifar10-jpg75' in 'datasets' "
+    "(did you mean 'cifar10-jpeg75'?); expected one of: ",
     "neurons=paper": "'reference' or 'paper-text', found 'paper' (did you mean 'paper-text'?)",
     "device=gpu": "'device': String should match pattern '^(auto|cpu|cuda(:\\d+)?)$', found 'gpu'",
     "data=/images": "'data': Input should be a mapping, found '/images'",

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="make is no
         ("table2c", ".venv/bin/snakemake --cores all table2c"),
         ("all", ".venv/bin/snakemake --cores all all"),
         ("test", ".venv/bin/pytest"),
+        ("gpu-kit", 'benchmarks/gpu/prepare.py --kit ".gpu"'),
     ],
 )
 def test_targets_set_up_and_then_do_what_they_are_named_for(target, last, tmp_path):

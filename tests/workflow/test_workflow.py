@@ -202,6 +202,19 @@ def test_another_seed_adds_only_its_own_runs(copy):
     assert jobs(ended.stdout) == expected
 
 
+def test_another_copy_of_a_dataset_is_carried_to_every_command_that_plans(tmp_path):
+    copies = ("--config", "scale=smoke", "datasets={cifar10: digits-12, cifar10-dvs: smoke-digits-n-cars}")
+    ended = snakemake(tmp_path, "--dry-run", "--printshellcmds", "all", *copies, "--quiet", "host")
+    assert ended.returncode == 0, ended.stdout
+    commands = set(re.findall(r"python -m bkdsnn (.+)", ended.stdout))
+    planning = [one for one in commands if re.match("(table|layers|figure|gradcam|features|notation) ", one)]
+    option = "--scale smoke --datasets cifar10=digits-12 cifar10-dvs=smoke-digits-n-cars "
+    assert len(planning) == 29 and all(option in one for one in planning)
+    prepared = {one.split()[1] for one in commands if re.match("(data|frames) ", one)}
+    assert prepared >= {"digits-12", "smoke-digits-n-cars"}
+    assert not prepared & {"smoke-digits-12", "smoke-digits-cifar10-dvs"}
+
+
 def test_edited_sources_make_nothing_stale(copy, clone):
     for path in [*clone.rglob("*.py"), *clone.rglob("*.smk"), clone / "Snakefile"]:
         path.write_text(path.read_text() + "\n# edited\n")

@@ -46,10 +46,10 @@ rule gradcam:
     params:
         command="gradcam",
         scale=SCALE.name,
-        neurons=SETTINGS.neurons,
+        variant=SETTINGS.variant,
         seeds=first_seed,
     shell:
-        "python -m bkdsnn {params.command} {wildcards.figure} --scale {params.scale} --neurons {params.neurons} "
+        "python -m bkdsnn {params.command} {wildcards.figure} --scale {params.scale} {params.variant} "
         "{params.seeds} --threads {threads} --log {log}"
 
 
@@ -62,5 +62,5 @@ use rule gradcam as features with:
     params:
         command="features",
         scale=SCALE.name,
-        neurons=SETTINGS.neurons,
+        variant=SETTINGS.variant,
         seeds=first_seed,

@@ -17,10 +17,10 @@ rule figure:
         "../../environment.yml"
     params:
         scale=SCALE.name,
-        neurons=SETTINGS.neurons,
+        variant=SETTINGS.variant,
         seeds=figure_seeds,
     shell:
-        "python -m bkdsnn figure {wildcards.figure} --scale {params.scale} --neurons {params.neurons} {params.seeds} "
+        "python -m bkdsnn figure {wildcards.figure} --scale {params.scale} {params.variant} {params.seeds} "
         "--log {log}"
 
 

@@ -21,11 +21,11 @@ rule table:
     params:
         command="table",
         scale=SCALE.name,
-        neurons=SETTINGS.neurons,
+        variant=SETTINGS.variant,
         seeds=table_seeds,
         energy=f"--mac-pj {SETTINGS.energy.mac_pj} --ac-pj {SETTINGS.energy.ac_pj}",
     shell:
-        "python -m bkdsnn {params.command} {wildcards.table} --scale {params.scale} --neurons {params.neurons} "
+        "python -m bkdsnn {params.command} {wildcards.table} --scale {params.scale} {params.variant} "
         "--seeds {params.seeds} {params.energy} --log {log}"
 
 
@@ -42,7 +42,7 @@ use rule table as layers with:
     params:
         command="layers",
         scale=SCALE.name,
-        neurons=SETTINGS.neurons,
+        variant=SETTINGS.variant,
         seeds=table_seeds,
         energy=f"--mac-pj {SETTINGS.energy.mac_pj} --ac-pj {SETTINGS.energy.ac_pj}",
 

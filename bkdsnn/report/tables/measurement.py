@@ -74,7 +74,8 @@ def _prices(columns: Iterable[Column], constants: Constants) -> Iterable[str]:
 
 
 def _command(plan: Plan, seeds: tuple[int, ...]) -> str:
-    return command(plan.table.name, plan.scale.name, plan.neurons, None if seeds == plan.scale.seeds else seeds)
+    chosen = None if seeds == plan.scale.seeds else seeds
+    return command(plan.table.name, plan.scale.name, plan.neurons, chosen, plan.copies)
 
 
 def _comparable(scale: Scale) -> bool:
