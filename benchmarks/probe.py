@@ -27,7 +27,7 @@ from bkdsnn import models
 from bkdsnn.data.loader import Batch
 from bkdsnn.distill import restoration
 from bkdsnn.machine import devices
-from bkdsnn.training import train
+from bkdsnn.training.step import build
 
 COUNTS = {"cuda": (1, 2, 4, 8), "cpu": (1, 2)}  # of processes
 SECONDS = {"cuda": 3.0, "cpu": 1.0}  # for which they make steps
@@ -55,10 +55,8 @@ def step(scale: str, device: torch.device, distilled: int) -> tuple[throughput.S
     """Return our side of a training, and a batch for it, both on the device."""
     spec = throughput.specs(throughput.Case("table2a", scale, "resnet20-cifar10"), device)[distilled]
     torch.manual_seed(0)
-    teacher = None
-    if spec.teacher:
-        teacher = models.build(spec.teacher.network, spec.dataset).requires_grad_(False).eval().to(device)
-    student, criterion = train.build(spec, teacher, device)
+    teacher = models.build(spec.teacher.network, spec.dataset).to(device) if spec.teacher else None
+    student, criterion = build(spec, teacher, device)
     images = throughput.random_batch(spec, spec.recipe.batch_size, spec.dataset.image_size)
     return throughput.Side(spec, student, criterion, teacher), Batch(*(part.to(device) for part in images))
 
@@ -66,11 +64,10 @@ def step(scale: str, device: torch.device, distilled: int) -> tuple[throughput.S
 def graph(scale: str, device: torch.device, distilled: int, rounds: int) -> dict[str, Any]:
     """Return milliseconds of forward and backward pass, started kernel by kernel and as one graph."""
     side, batch = step(scale, device, distilled)
+    ours = side.step()
 
     def passes() -> None:
-        with torch.autocast("cuda", torch.bfloat16):
-            loss = side.loss(batch)
-        loss.backward()
+        torch.stack(list(ours.losses(batch, throughput.LATER).values())).sum().backward()
 
     kept: dict[torch.Size, Tensor] = {}
     sent, restoration.sent = restoration.sent, lambda mask, to: kept.setdefault(mask.shape, mask.to(to))

@@ -25,8 +25,7 @@ import yaml
 from packaging.requirements import Requirement
 from PIL import Image
 
-from bkdsnn.config import Dataset
-from bkdsnn.config.catalogue import CONFIG, catalogue
+from bkdsnn.config import Dataset, paper
 from bkdsnn.config.settings import data_root
 from bkdsnn.core.errors import UserError
 from bkdsnn.data import cifar
@@ -131,7 +130,7 @@ def project(kit: Path) -> str:
 
 def images(kit: Path, root: Path | None) -> str:
     """Carry CIFAR-10 as JPEG, if there is any; say where it comes from, or why there is none."""
-    known = catalogue(Dataset, CONFIG / "datasets.yaml", named=True)["cifar10"]
+    known = paper.Expansion("paper").datasets["cifar10"]
     if root is None:
         return "SKIPPED: no data root; set BKDSNN_DATA_ROOT or data.root. Trainings there will have no images"
     ready = [path for path in sorted([*root.glob("cifar10-jpeg*"), *root.glob("*/cifar10-jpeg*")]) if _jpeg(path)]
