@@ -17,7 +17,7 @@ Terms = dict[str, Fragment]  # options of distillation terms, by term
 MetricName = Literal["top1", "firing-rate", "operations", "energy", "strict-macs", "strict-acs", "strict-energy"]
 
 
-class Method(Strict):
+class MethodEntry(Strict):
     """How the runs of one row are made. `base` names the method it extends; `student` is the column's own student."""
 
     label: str

@@ -24,7 +24,7 @@ from pydantic_core import to_jsonable_python
 from bkdsnn.config.strict import Strict
 
 
-class Record(TypedDict):
+class FieldRecord(TypedDict):
     """Fields of one class: those always told, and the defaults at which the others are left out."""
 
     always: list[str]
@@ -32,7 +32,7 @@ class Record(TypedDict):
 
 
 BASELINE = Path(__file__).with_name("identity.json")
-RECORDED: dict[str, Record] = json.loads(BASELINE.read_text())
+RECORDED: dict[str, FieldRecord] = json.loads(BASELINE.read_text())
 
 
 class Part(Strict):
@@ -68,7 +68,7 @@ class Part(Strict):
         return str(getattr(self, name)) == value
 
 
-def record(part: type[Part]) -> Record:
+def record(part: type[Part]) -> FieldRecord:
     """Return what `identity.json` would say of a class that it does not have yet."""
     given = _defaults(part)
     always = [name for name in _names(part) if name not in given]
@@ -96,10 +96,10 @@ def _left_out(part: type[Part]) -> dict[str, Any]:
     return {name: _plain(value) for name, value in unraised.items()} | recorded["defaults"]
 
 
-def _recorded(part: type[Part]) -> Record:
+def _recorded(part: type[Part]) -> FieldRecord:
     """The record of a class, or of its nearest base that has one; a user's own class has none, whatever its name."""
     ours = [one.__name__ for one in part.__mro__ if one.__module__.startswith("bkdsnn.")]
-    return next((RECORDED[name] for name in ours if name in RECORDED), Record(always=[], defaults={}))
+    return next((RECORDED[name] for name in ours if name in RECORDED), FieldRecord(always=[], defaults={}))
 
 
 def _is_tag(field: FieldInfo) -> bool:

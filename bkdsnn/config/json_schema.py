@@ -10,7 +10,7 @@ from pydantic import BaseModel
 
 from bkdsnn.config.catalogue import CONFIG
 from bkdsnn.config.datasets import Dataset
-from bkdsnn.config.declarations import Method, Scale, Table
+from bkdsnn.config.declarations import MethodEntry, Scale, Table
 from bkdsnn.config.figure_plans import Figure
 from bkdsnn.config.networks import Neuron, Quantised
 from bkdsnn.config.notation import Notation
@@ -27,7 +27,7 @@ def schemas() -> dict[str, Schema]:
     """Return every schema by the name of its file; a first line of each YAML file in `config/` names its own."""
     whole: Models = {"config": Settings, "table": Table, "figure": Figure, "scale": Scale, "notation": Notation}
     mappings: Models = {
-        "methods": Method,
+        "methods": MethodEntry,
         "datasets": Dataset,
         "neurons": Neuron,
         "quantised": Quantised,

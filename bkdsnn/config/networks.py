@@ -12,7 +12,7 @@ from pydantic import AfterValidator, Field, SerializeAsAny, model_validator
 from bkdsnn.config import own
 from bkdsnn.config.datasets import Interpolation, View
 from bkdsnn.config.identity import Part
-from bkdsnn.config.surrogates import known_surrogate
+from bkdsnn.config.surrogates import SURROGATES, known_surrogate
 
 Count = Annotated[int, Field(gt=0)]
 AnyCount = Annotated[int, Field(ge=0)]
@@ -34,7 +34,7 @@ class Neuron(Part):
     v_reset: float | None = 0.0
     v_init: float = 0.0
     detach_reset: bool = True
-    surrogate: Annotated[str, AfterValidator(known_surrogate)]
+    surrogate: Annotated[str, AfterValidator(known_surrogate)] = Field(json_schema_extra={"enum": [*SURROGATES]})
     alpha: float = Field(gt=0, description="steepness (atan, sigmoid) or width (rectangle) of the surrogate")
 
 

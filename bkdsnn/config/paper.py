@@ -38,7 +38,7 @@ from bkdsnn.config.catalogue import (
     place_of_table,
     table_names,
 )
-from bkdsnn.config.declarations import Column, Method, Overrides, Row, Scale, Table
+from bkdsnn.config.declarations import Column, MethodEntry, Overrides, Row, Scale, Table
 from bkdsnn.config.layers import Layer, Parts, merged, origins, within
 from bkdsnn.core.errors import UserError, suggest, unknown
 
@@ -200,7 +200,7 @@ class Expansion:
         self.config = config
         self.terms = {name: one for name, one in own.joined("method", TERMS | LOSSES).items() if name not in LOSSES}
         self.families = own.joined("family", FAMILIES)
-        self.methods = self._placed("method", "methods.yaml", Method)
+        self.methods = self._placed("method", "methods.yaml", MethodEntry)
         self.neurons = self._placed("neuron", "neurons.yaml", Neuron)
         self.datasets = self._placed("dataset", "datasets.yaml", Dataset, named=True)
         self.networks = self._read("network", "networks.yaml")
@@ -350,7 +350,7 @@ class Expansion:
         wanted = {"none": False, "fine-tuned": column.fine_tune, "all": True}
         return column.pretrained if wanted[self.scale.pretrained] else None
 
-    def _method(self, name: str) -> Method:
+    def _method(self, name: str) -> MethodEntry:
         if name not in self.methods:
             raise unknown("method", name, self.methods, "config/methods.yaml")
         return self.methods[name]

@@ -68,3 +68,15 @@ def test_no_modules_import_each_other():
 def test_file_names_say_what_is_inside_without_their_folder():
     names = [path.name for path in MODULES.values() if path.name != "__init__.py"]
     assert sorted(name for name in set(names) if names.count(name) > 1) == []
+
+
+def test_no_two_classes_share_a_name():
+    """But for a network and its options, and the parts of networks."""
+    places = [
+        node.name
+        for module, path in MODULES.items()
+        for node in ast.parse(path.read_text()).body
+        if isinstance(node, ast.ClassDef) and module.count(".") > 1 and part(module) != "models"
+    ]
+    public = [name for name in places if not name.startswith("_")]
+    assert sorted(name for name in set(public) if public.count(name) > 1) == []

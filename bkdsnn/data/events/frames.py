@@ -89,7 +89,7 @@ class FrameSettings(Strict):
         )
 
 
-class Record(Strict):
+class FramesRecord(Strict):
     """The JSON file that says what the arrays beside it hold."""
 
     settings: FrameSettings
@@ -97,7 +97,7 @@ class Record(Strict):
     test_labels: tuple[int, ...]
 
     @classmethod
-    def read(cls, path: Path, settings: FrameSettings) -> Record:
+    def read(cls, path: Path, settings: FrameSettings) -> FramesRecord:
         """Read the record at `path`; UserError if it is absent, damaged, or of other settings (names the first)."""
         if not path.is_file():
             raise UserError(
@@ -135,7 +135,7 @@ def convert(dataset: Dataset, manifest: Path, timesteps: int) -> None:
             if not _stands(path, settings):  # another process may just have made the same
                 path.unlink(missing_ok=True)  # a record never stands beside arrays of another
     labels = {split: tuple(item.label for item in items) for split, items in tour.splits.items()}
-    record = Record(settings=settings, train_labels=labels["train"], test_labels=labels["test"])
+    record = FramesRecord(settings=settings, train_labels=labels["train"], test_labels=labels["test"])
     files.write_text(path, record.model_dump_json() + "\n")
     log.info("%s: %d frames of each of %s recordings", path, timesteps, f"{source.train + source.test:,}")
 
@@ -147,7 +147,7 @@ def load(dataset: Dataset, manifest: Path, timesteps: int) -> Clips:
 
 
 def _open(path: Path, settings: FrameSettings) -> Clips:
-    record = Record.read(path, settings)
+    record = FramesRecord.read(path, settings)
     train, test = (np.array(labels, dtype=np.int64) for labels in (record.train_labels, record.test_labels))
     return Clips(
         _mapped(_array(path, "train"), _shape(settings, len(train))),
