@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeAlias, get_args
 
-from bkdsnn.config import catalogue, paper
+from bkdsnn.config import catalogue, paper, plans
 
 Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # where each module adds its own
 
@@ -49,7 +49,7 @@ def planned(one: argparse.ArgumentParser) -> None:
 
 def variant(one: argparse.ArgumentParser) -> None:
     """Add --neurons and --datasets."""
-    one.add_argument("--neurons", default="reference", choices=get_args(paper.Preset), help="neuron preset")
+    one.add_argument("--neurons", default="reference", choices=get_args(plans.Preset), help="neuron preset")
     said = "such as cifar10=cifar10-jpeg75: another dataset in place of one of the paper (default: those of the scale)"
     one.add_argument("--datasets", type=_replacement, nargs="+", default=[], metavar="PAPER=OTHER", help=said)
 
@@ -59,7 +59,7 @@ def expansion(options: argparse.Namespace) -> paper.Expansion:
     return paper.Expansion(options.scale, neurons=options.neurons, copies=dict(options.datasets))
 
 
-def plan(options: argparse.Namespace) -> paper.Plan:
+def plan(options: argparse.Namespace) -> plans.Plan:
     """Return the plan of the table that was named, as the options of `planned` ask for."""
     return expansion(options).plan(catalogue.load_table(options.table), options.seeds)
 

@@ -9,7 +9,7 @@ from bkdsnn.analysis.energy import Constants
 from bkdsnn.cli import arguments
 from bkdsnn.cli.analysis_commands import planned_figure
 from bkdsnn.cli.arguments import positive
-from bkdsnn.config import catalogue, paper
+from bkdsnn.config import catalogue, plans
 from bkdsnn.config import figure_plans as figures
 from bkdsnn.core import progress
 
@@ -81,7 +81,7 @@ def notation(options: argparse.Namespace) -> None:
     from bkdsnn.config.notation import load_notation
     from bkdsnn.report.tables.notation_table import NAME, emit
 
-    made_by = paper.command(NAME, options.scale, "reference", None)
+    made_by = plans.command(NAME, options.scale, "reference", None)
     paths = emit(load_notation(), made_by, options.results / options.scale / "tables")
     progress.log.info("table1: %s", ", ".join(map(str, paths.values())))
 

@@ -15,7 +15,8 @@ from pydantic import Field, model_validator
 from bkdsnn.config import RunSpec, Strict, own
 from bkdsnn.config.catalogue import CONFIG, load, load_table, named_files, place, table_names
 from bkdsnn.config.declarations import Column, Row, Scale, Table
-from bkdsnn.config.paper import Cell, Expansion, Plan, Preset, command
+from bkdsnn.config.paper import Expansion
+from bkdsnn.config.plans import Cell, Plan, Preset, command
 from bkdsnn.core.errors import UserError, unknown
 
 Kind = Literal["gradcam", "histogram", "accuracy-by-time", "accuracy-by-epoch", "gradient", "firing-rates"]

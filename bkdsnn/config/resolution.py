@@ -11,7 +11,8 @@ from bkdsnn.config import RUN_NAME, Dataset, RunSpec, Strict
 from bkdsnn.config.catalogue import CONFIG, load_table, parse, read_yaml, table_names
 from bkdsnn.config.declarations import Column, Request, Row, Subject, Table
 from bkdsnn.config.layers import Layer, Parts, merged
-from bkdsnn.config.paper import At, Expansion, Preset, find_run, stated
+from bkdsnn.config.paper import Expansion, find_run, stated
+from bkdsnn.config.plans import At, Preset
 from bkdsnn.core.errors import unknown
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from pydantic import Field, ValidationError, field_validator
 
-from bkdsnn.config import Strict, catalogue, own, paper
+from bkdsnn.config import Strict, catalogue, own, paper, plans
 from bkdsnn.core.errors import UserError, explain, unknown
 
 DATA_ROOT, WEIGHTS_ROOT, RECOMPUTE = "BKDSNN_DATA_ROOT", "BKDSNN_WEIGHTS_ROOT", "BKDSNN_RECOMPUTE"
@@ -43,7 +43,7 @@ class Settings(Strict):
     scale: str
     seeds: tuple[int, ...] | None = Field(default=None, description="replaces the scale's seeds")
     datasets: dict[str, str] = Field(default={}, description="by dataset of the paper: another in place of the scale's")
-    neurons: paper.Preset = "reference"
+    neurons: plans.Preset = "reference"
     device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
     gpu_share: int = Field(default=1, gt=0, description="how many of our processes one GPU is for at a time")
     recompute: bool = Field(default=False, description="whether training saves memory and takes more time")

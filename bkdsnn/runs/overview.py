@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 from bkdsnn.config import RunSpec, Strict
 from bkdsnn.config.figure_plans import FigurePlan
 from bkdsnn.config.layers import merged, origins
-from bkdsnn.config.paper import Plan
+from bkdsnn.config.plans import Plan
 from bkdsnn.config.resolution import Resolved
 from bkdsnn.core.errors import unknown
 from bkdsnn.runs.run_folder import RunFolder

@@ -1,4 +1,4 @@
-"""Slices of a long training: when to save, and when to stop and be continued."""
+"""Time slices of a long training: when an attempt stops, to be continued by the next."""
 
 from __future__ import annotations
 
@@ -6,13 +6,7 @@ import signal
 import time
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
-from bkdsnn.runs import checkpoint
-from bkdsnn.runs.run_folder import RunFolder
-
-SAVE_SECONDS = 60.0  # least time between two checkpoints ...
-SAVE_SHARE = 50.0  # ... and least multiple of what the last one cost: saving takes at most 2 % of the time
 LOOK_SECONDS = 1.0  # between two looks for a STOP file
 MARGIN = 60.0  # seconds kept free at the end of a slice for saving, a tenth of the slice at most
 
@@ -49,28 +43,3 @@ class Slice:
 
     def _stop(self, signum: int, frame: FrameType | None) -> None:
         self.stopped = True
-
-
-class Saver:
-    """Writes checkpoints, often enough to lose little and seldom enough to cost little.
-
-    `state` is what `checkpoint.save` takes. Of the processes that train a run together one `writes`.
-    """
-
-    def __init__(self, folder: RunFolder, state: tuple[Any, Any, Any], writes: bool) -> None:
-        self.folder, self.state, self.writes = folder, state, writes
-        self.last, self.cost = time.monotonic(), 0.0
-
-    @property
-    def due(self) -> bool:
-        """Whether the next checkpoint is due."""
-        return time.monotonic() - self.last >= max(SAVE_SECONDS, SAVE_SHARE * self.cost)
-
-    def save(self, at: checkpoint.Position) -> None:
-        """Write a checkpoint now."""
-        began = time.monotonic()
-        if self.writes:
-            checkpoint.save(self.folder.checkpoint, self.folder.spec.digest, at, *self.state)
-            self.folder.saved(at.epoch, at.step)
-        self.last = time.monotonic()
-        self.cost = self.last - began

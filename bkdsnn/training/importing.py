@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import get_args
 
 from bkdsnn import models
-from bkdsnn.config import RUN_NAME, RunSpec, paper
+from bkdsnn.config import RUN_NAME, RunSpec, paper, plans
 from bkdsnn.core import files
 from bkdsnn.core.archives import half_of_the_disk, unpack
 from bkdsnn.core.errors import Interrupted, UserError
@@ -162,6 +162,6 @@ def _planned(names: dict[str, Path], scale: str) -> dict[str, RunSpec]:
     """The runs of a scale by name, at the seeds that occur in `names`, with all neurons, and on the data of `names`."""
     seeds = sorted({int(match["seed"]) for name in names if (match := RUN_NAME.match(name))})
     planned: dict[str, RunSpec] = {}
-    for preset in get_args(paper.Preset):
+    for preset in get_args(plans.Preset):
         planned |= paper.all_runs(scale, seeds=seeds, neurons=preset)
     return planned | paper.copied(names.keys() - planned.keys(), planned, scale)

@@ -16,8 +16,9 @@ from bkdsnn.models.finished import finished_network
 from bkdsnn.runs import checkpoint
 from bkdsnn.runs.checkpoint import Position
 from bkdsnn.runs.run_folder import RunFolder
+from bkdsnn.runs.saver import Saver
 from bkdsnn.runs.schema import Epoch
-from bkdsnn.runs.slices import Saver, Slice
+from bkdsnn.runs.slices import Slice
 from bkdsnn.training.announcement import announcement
 from bkdsnn.training.evaluate import Evaluation, evaluate
 from bkdsnn.training.meter import Meter

@@ -10,7 +10,7 @@ import torch
 
 from bkdsnn.config import RunSpec
 from bkdsnn.core import errors, progress
-from bkdsnn.runs import slices
+from bkdsnn.runs import saver
 from bkdsnn.training.execute import execute
 
 
@@ -19,7 +19,7 @@ def attempt(spec: str, results: Path, largest: int | None) -> None:
     _obey_permissions()
     torch.set_num_threads(1)
     progress.configure(results / f"{results.name}.log")
-    slices.SAVE_SECONDS = slices.SAVE_SHARE = 0.0
+    saver.SAVE_SECONDS = saver.SAVE_SHARE = 0.0
     if largest:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (largest, largest))

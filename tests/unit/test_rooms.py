@@ -27,20 +27,13 @@ MODULES = {
 
 
 def imports(module: str) -> set[str]:
-    """Modules of the package that one module imports, at its head or inside a function, but not for types alone."""
+    """Modules of the package that one module imports: at its head, inside a function, or for types alone."""
     found = set()
-    for node in ast.walk(without_type_checking(ast.parse(MODULES[module].read_text()))):
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
         if isinstance(node, ast.ImportFrom) and (node.module or "").split(".")[0] == PACKAGE.name:
             places = {f"{node.module}.{alias.name}" for alias in node.names}
             found |= {place if place in MODULES else str(node.module) for place in places}
     return found - {PACKAGE.name, module}
-
-
-def without_type_checking(tree: ast.Module) -> ast.Module:
-    tree.body = [
-        node for node in tree.body if not (isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING")
-    ]
-    return tree
 
 
 def part(module: str) -> str:

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from bkdsnn import cli
-from bkdsnn.config import RunSpec, catalogue, paper, resolution
+from bkdsnn.config import RunSpec, catalogue, paper, plans, resolution
 from bkdsnn.config.figure_plans import load_figure, plan_figure
 from bkdsnn.config.layers import Layer, merged, origins
 from bkdsnn.core.errors import UserError
@@ -77,7 +77,7 @@ def test_the_values_whose_origin_is_told_are_all_that_makes_the_run(scale):
     expansion = paper.Expansion(scale)
     for table in (catalogue.load_table(name) for name in catalogue.table_names()):
         for cell in expansion.plan(table, [0]).cells:
-            spec, parts = cell.runs[0], expansion.parts(cell.row.method, paper.At.of(table, cell.row, cell.column))
+            spec, parts = cell.runs[0], expansion.parts(cell.row.method, plans.At.of(table, cell.row, cell.column))
             models = {"dataset": spec.dataset, "network": spec.network, "recipe": spec.recipe}
             for part, model in (models | {term.method: term for term in spec.distill}).items():
                 stated = merged(parts[part])

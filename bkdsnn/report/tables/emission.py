@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bkdsnn.analysis.energy import Constants
-from bkdsnn.config.paper import Plan
+from bkdsnn.config.plans import Plan
 from bkdsnn.core import files
 from bkdsnn.report.tables import csv, latex, markdown
 from bkdsnn.report.tables.measurement import measure

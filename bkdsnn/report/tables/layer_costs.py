@@ -7,7 +7,7 @@ from pathlib import Path
 from bkdsnn.analysis import energy
 from bkdsnn.analysis.activity_records import activity_path, read_activity
 from bkdsnn.analysis.energy import Constants
-from bkdsnn.config.paper import Plan
+from bkdsnn.config.plans import Plan
 from bkdsnn.core import files
 from bkdsnn.core.errors import UserError
 

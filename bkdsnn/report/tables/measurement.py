@@ -10,7 +10,7 @@ from bkdsnn.analysis.energy import Constants
 from bkdsnn.config import Network, Pretrained, RunSpec
 from bkdsnn.config.catalogue import place_of_table
 from bkdsnn.config.declarations import Column, ExtendedTable, MetricName, Row, Scale
-from bkdsnn.config.paper import Cell, Plan, command
+from bkdsnn.config.plans import Cell, Plan, command
 from bkdsnn.core.errors import UserError
 from bkdsnn.core.statistics import mcnemar, mean, sample_std
 from bkdsnn.report.tables.cells import ColumnModel, MeasuredCell, Setting, State, TableModel
