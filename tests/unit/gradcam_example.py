@@ -48,10 +48,10 @@ def gradcam_plan(*panels, images=(0,), taps="last"):
 def _changed(panel):
     for curve in panel.curves:
         (run,) = curve.runs
-        changes = {"recipe": run.recipe.model_copy(update={"batch_size": BATCH})}
+        small = run.model_copy(update={"recipe": run.recipe.model_copy(update={"batch_size": BATCH})})
         if not run.dataset.events:
-            changes["dataset"] = run.dataset.model_copy(update={"image_size": SIZE})
-        yield dataclasses.replace(curve, runs=(run.model_copy(update=changes),))
+            small = small.on(run.dataset.model_copy(update={"image_size": SIZE}))
+        yield dataclasses.replace(curve, runs=(small,))
 
 
 def lively(spec, seed=1):

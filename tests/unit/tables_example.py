@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from bkdsnn.config import Dataset, Digits, Neuron, Recipe, ResNet, RunSpec
-from bkdsnn.config.paper import Column, Row, Scale, Table
+from bkdsnn.config.declarations import Column, Row, Scale, Table
 from bkdsnn.config.plans import Cell, Plan
 
 IMAGES = 100

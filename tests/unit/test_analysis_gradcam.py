@@ -416,7 +416,7 @@ def test_what_cannot_be_measured_is_refused(plan, copy):
     last, teacher = (copy / "runs" / run.name for run in (runs[-1], runs[0]))
     kept = (last / "metrics.json").read_text()
 
-    edited(last / "metrics.json", dataset={"label": "", "digest": "0" * 64})
+    edited(last / "metrics.json", dataset={"name": "", "label": "", "digest": "0" * 64})
     with pytest.raises(UserError, match=rf"fig9y, Transformer: run {last.name} saw data with digest 0{{10}}, found"):
         analyse(plan, copy, CPU)
     (last / "metrics.json").write_text(kept)

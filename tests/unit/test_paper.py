@@ -5,7 +5,6 @@ import shutil
 
 import pytest
 import yaml
-from bkdsnn.report.notation.notation_plan import load_notation, plan_notation
 
 from bkdsnn.cli.main import parser
 from bkdsnn.config import Pretrained, catalogue, paper
@@ -193,7 +192,7 @@ def test_runs_on_another_copy_are_found_by_their_names(scale, cifar10):
     for row in ("bkdsnn", "qcfs"):
         spec = with_copy("table2a", scale, cifar10=cifar10).cell(row, "resnet20-cifar10").runs[0]
         assert paper.find_run(spec.name, scale) == spec and spec.dataset.name == cifar10
-    assert paper.copied(runs, paper.all_runs(scale, seeds=[0])) == runs
+    assert paper.copied(runs, paper.all_runs(scale, seeds=[0]), scale) == runs
     with pytest.raises(UserError, match="unknown run"):
         paper.find_run(f"{spec.name[:-1]}{'0' if spec.name[-1] != '0' else '1'}", scale)
 
@@ -201,11 +200,10 @@ def test_runs_on_another_copy_are_found_by_their_names(scale, cifar10):
 def test_every_caption_names_the_copy_and_what_it_stands_in_for(tmp_path):
     expansion = paper.Expansion("lite", copies={"cifar10": "cifar10-jpeg75"})
     model = measure(expansion.plan(catalogue.load_table("table2a")), tmp_path)
-    notation = plan_notation(expansion, load_notation())
     drawn = plan_figure(expansion, load_figure("figA2"))
     assert data(model) == "Data: CIFAR-10, JPEG-75 copy stands in for CIFAR-10; CIFAR-100."
     assert drawn.data["CIFAR-10, JPEG-75 copy"] == "CIFAR-10"
-    for one in (model, notation, drawn):
+    for one in (model, drawn):
         assert one.command.endswith("--config scale=lite 'datasets={cifar10: cifar10-jpeg75}'")
     assert not measure(with_copy("table2a", "paper", cifar10="cifar10-jpeg75"), tmp_path).comparable
 

@@ -8,7 +8,7 @@ import pytest
 
 from bkdsnn.config import paper
 from bkdsnn.config.catalogue import load_table
-from bkdsnn.config.paper import Column, Row, Table
+from bkdsnn.config.declarations import Column, Row, Table
 from bkdsnn.config.plans import Cell
 
 WITH_SIZES = ("2a", "2b", "2c", "2d")
