@@ -110,6 +110,7 @@ ARGUMENTS = {
     "layers": {"table", "--scale", "--results", "--neurons", "--datasets", "--seeds", "--log", "--mac-pj", "--ac-pj"},
     "ledger": {"--scale", "--results", "--log"},
     "notation": {"--scale", "--results", "--log"},
+    "schema": {"--folder"},
     "gradcam": {
         "figure",
         "--scale",
