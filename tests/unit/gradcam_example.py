@@ -49,9 +49,15 @@ def _changed(panel):
     for curve in panel.curves:
         (run,) = curve.runs
         changes = {"recipe": run.recipe.model_copy(update={"batch_size": BATCH})}
-        if not run.dataset.events:
-            changes["dataset"] = run.dataset.model_copy(update={"image_size": SIZE})
-        yield dataclasses.replace(curve, runs=(run.model_copy(update=changes),))
+        yield dataclasses.replace(curve, runs=(_enlarged(run).model_copy(update=changes),))
+
+
+def _enlarged(run):
+    """A run on larger images, with the teacher that sees the same ones."""
+    if run.dataset.events:
+        return run
+    dataset = run.dataset.model_copy(update={"image_size": SIZE})
+    return run.model_copy(update={"dataset": dataset, "teacher": run.teacher and _enlarged(run.teacher)})
 
 
 def lively(spec, seed=1):

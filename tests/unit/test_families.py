@@ -9,7 +9,7 @@ from torch.nn import functional
 
 from bkdsnn import config
 from bkdsnn.analysis import energy
-from bkdsnn.analysis.activity import measure
+from bkdsnn.analysis.activity import count_activity
 from bkdsnn.analysis.cams import Cams
 from bkdsnn.analysis.completeness import check_counted
 from bkdsnn.config import paper
@@ -98,7 +98,7 @@ def measured(network):
     fields = {"dataset": spec.dataset.model_copy(update={"image_size": SIZE})}
     fields["network"] = spec.network.model_copy(update={"timesteps": T})  # of it the measurement takes T alone
     torch.manual_seed(0)
-    return measure(spec.model_copy(update=fields), network, Loader())
+    return count_activity(spec.model_copy(update=fields), network, Loader())
 
 
 def test_a_family_whose_options_do_not_say_when_it_fires_is_refused_as_it_is_defined():
