@@ -11,7 +11,7 @@ import torch
 
 from bkdsnn.analysis.activity_records import Activity, Feature, activity_path
 from bkdsnn.analysis.completeness import check_counted
-from bkdsnn.analysis.counts import Tally, counting
+from bkdsnn.analysis.counts import EntryCounts, counting
 from bkdsnn.analysis.test_set import expect_accuracy, reported
 from bkdsnn.config import RunSpec
 from bkdsnn.core import files
@@ -47,7 +47,7 @@ def count_activity(spec: RunSpec, network: Network, loader: Loader) -> Activity:
     """Return what is counted while `network` classifies the test set once; `UserError` if any of it is not counted."""
     check_counted(network.eval(), spec.dataset.image_size)
     tap = network.taps[-1]
-    feature, total, right = Tally(), 0.0, 0
+    feature, total, right = EntryCounts(), 0.0, 0
     with counting(network) as counts:
         for _, images, labels in reported(spec.name, loader):
             outputs = network(images, (tap,))

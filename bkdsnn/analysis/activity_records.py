@@ -15,7 +15,7 @@ Kind = Literal["conv", "linear", "norm", "attention"]
 Rate = Annotated[float, Field(ge=0, le=1)]
 
 
-class Layer(BaseModel):
+class LayerActivity(BaseModel):
     """One layer, or one of the two products of an attention, named after the order in which they are computed.
 
     `macs` are the multiply-accumulates of one image in one pass, borders counted like the rest; of a norm its elements.
@@ -45,7 +45,7 @@ class Feature(BaseModel):
     integer: bool
 
 
-class Block(BaseModel):
+class AttentionRates(BaseModel):
     """Firing rates of one block of spiking attention; `attention` is that of the neurons behind q k^T v."""
 
     name: str
@@ -70,9 +70,9 @@ class Activity(BaseModel):
     test_images: int = Field(gt=0)
     top1: float = Field(ge=0, le=100)
     feature: Feature
-    blocks: list[Block]
+    blocks: list[AttentionRates]
     neurons: dict[str, Rate]
-    layers: list[Layer] = Field(min_length=1)
+    layers: list[LayerActivity] = Field(min_length=1)
 
 
 def activity_path(run: str, results: Path) -> Path:

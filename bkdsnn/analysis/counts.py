@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from bkdsnn.analysis.activity_records import Block, Kind, Layer
+from bkdsnn.analysis.activity_records import AttentionRates, Kind, LayerActivity
 from bkdsnn.models import Network
 from bkdsnn.models.neurons import Spiking
 from bkdsnn.models.outputs import Attended
@@ -28,7 +28,7 @@ FREE = (Spiking, ClipFloor, SpikingClipFloor)  # their weights are one number a 
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
 
 
-class Tally:
+class EntryCounts:
     """Counts over tensors (samples, ...): samples, entries, those not zero; whether all are integers, all 0 or 1.
 
     Counts are Python integers: nothing is rounded, whatever the number of tensors.
@@ -57,11 +57,11 @@ class Counts:
     """What was counted; `counting` fills it."""
 
     def __init__(self) -> None:
-        self.costs: dict[str, Cost] = {}
-        self.fired: dict[str, Tally] = {}
-        self.attended: dict[str, dict[str, Tally]] = {}
+        self.costs: dict[str, LayerCost] = {}
+        self.fired: dict[str, EntryCounts] = {}
+        self.attended: dict[str, dict[str, EntryCounts]] = {}
 
-    def layers(self, images: int) -> list[Layer]:
+    def layers(self, images: int) -> list[LayerActivity]:
         """Return what one of the `images` costs in each layer, in order of first use."""
         return [cost.record(name, images) for name, cost in self.costs.items()]
 
@@ -69,9 +69,12 @@ class Counts:
         """Return the firing rate of every layer of spiking neurons, by name of the module."""
         return {name: tally.rate for name, tally in self.fired.items()}
 
-    def blocks(self) -> list[Block]:
+    def blocks(self) -> list[AttentionRates]:
         """Return the firing rates of every block of spiking attention, by name of its tap."""
-        return [Block(name=tap, **{part: one.rate for part, one in of.items()}) for tap, of in self.attended.items()]
+        return [
+            AttentionRates(name=tap, **{part: one.rate for part, one in of.items()})
+            for tap, of in self.attended.items()
+        ]
 
 
 @contextmanager
@@ -91,17 +94,17 @@ def counting(network: Network) -> Iterator[Counts]:
 
 
 @dataclass
-class Cost:
+class LayerCost:
     """A layer with its operands that may be zero; the rarest decides how many products are."""
 
     kind: Kind
-    operands: list[Tally]
+    operands: list[EntryCounts]
     macs: int = 0
 
-    def record(self, name: str, images: int) -> Layer:
+    def record(self, name: str, images: int) -> LayerActivity:
         """Return what one of the `images` costs."""
         rarest = min(self.operands, key=lambda one: one.rate)
-        return Layer(
+        return LayerActivity(
             name=name,
             kind=self.kind,
             macs=self.macs,
@@ -127,7 +130,7 @@ def _hooks(network: Network, counts: Counts) -> Iterator[tuple[nn.Module, Hook]]
 
 def _layer(counts: Counts, name: str, kind: Kind) -> Hook:
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        cost = counts.costs.setdefault(name, Cost(kind, [Tally()]))
+        cost = counts.costs.setdefault(name, LayerCost(kind, [EntryCounts()]))
         cost.operands[0].add(inputs[0])
         cost.macs = output[0].numel() * _fan_in(module)
 
@@ -136,13 +139,13 @@ def _layer(counts: Counts, name: str, kind: Kind) -> Hook:
 
 def _neurons(counts: Counts, name: str) -> Hook:
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        counts.fired.setdefault(name, Tally()).add(output)
+        counts.fired.setdefault(name, EntryCounts()).add(output)
 
     return hook
 
 
 def _attended(counts: Counts, name: str, tap: str, parts: Attended) -> Iterator[tuple[nn.Module, Hook]]:
-    tallies = {part: Tally() for part in parts.layers}
+    tallies = {part: EntryCounts() for part in parts.layers}
     if parts.spiking:
         counts.attended[tap] = tallies
     for part, (layer, third) in parts.layers.items():
@@ -150,14 +153,14 @@ def _attended(counts: Counts, name: str, tap: str, parts: Attended) -> Iterator[
     yield parts.layers["v"][0], _products(counts, name, parts, tallies)  # the last of the three to be computed
 
 
-def _part(tally: Tally, third: int | None) -> Hook:
+def _part(tally: EntryCounts, third: int | None) -> Hook:
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         tally.add(output if third is None else output.chunk(3, dim=1 if output.dim() == 4 else 2)[third])
 
     return hook
 
 
-def _products(counts: Counts, name: str, parts: Attended, tallies: dict[str, Tally]) -> Hook:
+def _products(counts: Counts, name: str, parts: Attended, tallies: dict[str, EntryCounts]) -> Hook:
     """Both products cost the same: N^2 D multiplications each with q k^T first, N D d with k^T v first."""
 
     def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
@@ -165,7 +168,7 @@ def _products(counts: Counts, name: str, parts: Attended, tallies: dict[str, Tal
         left = not parts.spiking or left_first(tokens, width // parts.heads)
         macs = tokens * width * (tokens if left else width // parts.heads)
         for product, operands in (("qk", "qk"), ("(qk)v", "v")) if left else (("kv", "kv"), ("q(kv)", "q")):
-            counts.costs[f"{name}:{product}"] = Cost("attention", [tallies[part] for part in operands], macs)
+            counts.costs[f"{name}:{product}"] = LayerCost("attention", [tallies[part] for part in operands], macs)
 
     return hook
 

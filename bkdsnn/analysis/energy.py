@@ -22,7 +22,7 @@ import io
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
-from bkdsnn.analysis.activity_records import Activity, Layer
+from bkdsnn.analysis.activity_records import Activity, LayerActivity
 
 
 class Constants(NamedTuple):
@@ -53,7 +53,7 @@ def strict(activity: Activity) -> Operations:
     return _total(strict_layer(activity, layer) for layer in activity.layers)
 
 
-def paper_layer(activity: Activity, layer: Layer) -> Operations:
+def paper_layer(activity: Activity, layer: LayerActivity) -> Operations:
     """Return the operations of one layer as the paper counts them."""
     if layer.kind == "attention" or (layer.kind == "norm" and activity.spiking):
         return Operations()
@@ -64,7 +64,7 @@ def paper_layer(activity: Activity, layer: Layer) -> Operations:
     return Operations(acs=layer.rate * activity.timesteps * layer.macs)
 
 
-def strict_layer(activity: Activity, layer: Layer) -> Operations:
+def strict_layer(activity: Activity, layer: LayerActivity) -> Operations:
     """Return the operations of one layer with ACs for binary inputs only."""
     if layer.kind == "norm":
         return Operations()
@@ -83,11 +83,14 @@ def layers_csv(activities: Iterable[Activity], constants: Constants) -> str:
     return text.getvalue()
 
 
-def _record(activity: Activity, layer: Layer, constants: Constants) -> dict[str, Any]:
+def _record(activity: Activity, layer: LayerActivity, constants: Constants) -> dict[str, Any]:
     record = {"run": activity.run, "layer": layer.name, "kind": layer.kind, "macs_per_pass": layer.macs}
     record |= {"passes": layer.passes, "input_rate": layer.rate}
     record |= {"input_binary": str(layer.binary).lower(), "input_integer": str(layer.integer).lower()}
-    countings: dict[str, Callable[[Activity, Layer], Operations]] = {"paper": paper_layer, "strict": strict_layer}
+    countings: dict[str, Callable[[Activity, LayerActivity], Operations]] = {
+        "paper": paper_layer,
+        "strict": strict_layer,
+    }
     for name, count in countings.items():
         found = count(activity, layer)
         record |= {f"{name}_macs": found.macs, f"{name}_acs": found.acs}

@@ -53,7 +53,7 @@ class Features(BaseModel):
     histograms: list[Histogram]
 
 
-class Tally:
+class FeatureCounts:
     """Counts the entries of features, batch by batch; how they are batched changes nothing.
 
     Values are counted one by one as long as all are multiples of 1/T, which holds for sums of spikes and not for
@@ -111,14 +111,14 @@ def feature_histogram(run: RunSpec, results: Path, device: torch.device) -> Hist
     """Return the histogram of a finished run, over its whole test set."""
     network = finished_network(run, results / "runs" / run.name, device)
     batches = (images for images, _ in open_loader(run, results, device).test())
-    tally = tallied(network, batches, Tally(run.network.timesteps, run.network.spiking), run.name)
+    tally = tallied(network, batches, FeatureCounts(run.network.timesteps, run.network.spiking), run.name)
     made = tally.histogram(run, network.taps[-1])
     log.info("%s: %d entries, %.2f %% zeros", run.name, made.entries, 100 * made.zeros / made.entries)
     return made
 
 
 @torch.inference_mode()
-def tallied(network: Network, batches: Iterable[Tensor], tally: Tally, name: str) -> Tally:
+def tallied(network: Network, batches: Iterable[Tensor], tally: FeatureCounts, name: str) -> FeatureCounts:
     """Return the tally with the features of all batches (B, 3, H, W), in evaluation mode, without autocast."""
     network.eval()
     tap = network.taps[-1]

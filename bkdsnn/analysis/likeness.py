@@ -14,31 +14,11 @@ Maps = NDArray[np.float32]
 TOP = 0.2  # share of the pixels whose intersection is measured
 
 
-class Likeness:
-    """Gathers image by image how like those of its teacher a student's maps are: two numbers an image and tap."""
-
-    def __init__(self) -> None:
-        self._cosines: list[NDArray[np.float64]] = []
-        self._overlaps: list[NDArray[np.float64]] = []
-
-    def add(self, student: Maps, teacher: Maps) -> None:
-        """Compare the maps of a batch."""
-        self._cosines.append(cosines(student, teacher))
-        self._overlaps.append(overlaps(student, teacher))
-
-    def of(self, tap: int) -> dict[str, float | None]:
-        """Return `compared` images, mean and sample standard deviation of `cosine` and `overlap` of one tap.
-
-        None where there is nothing to average.
-        """
-        found: dict[str, float | None] = {}
-        for name, batches in (("cosine", self._cosines), ("overlap", self._overlaps)):
-            values = np.concatenate([batch[:, tap] for batch in batches]) if batches else np.empty(0)
-            kept = values[~np.isnan(values)]
-            found["compared"] = len(kept)
-            found[name] = float(kept.mean()) if len(kept) else None
-            found[f"{name}_std"] = float(kept.std(ddof=1)) if len(kept) > 1 else None
-        return found
+def mean_and_std(values: NDArray[np.float64]) -> tuple[float | None, float | None]:
+    """Return mean and sample standard deviation of the numbers that are not NaN; None where there are too few."""
+    kept = values[~np.isnan(values)]
+    mean = float(kept.mean()) if len(kept) else None
+    return mean, float(kept.std(ddof=1)) if len(kept) > 1 else None
 
 
 def cosines(one: Maps, other: Maps) -> NDArray[np.float64]:

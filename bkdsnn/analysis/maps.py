@@ -19,7 +19,7 @@ from bkdsnn.core.errors import UserError, explain
 Share = float
 
 
-class Method(BaseModel):
+class TapSummary(BaseModel):
     """One tap of one network of a panel, over the whole test set.
 
     `cosine` and `overlap` (of the top 20 % of pixels) are means over the `compared` images, on which the maps of the
@@ -50,9 +50,9 @@ class Summary(BaseModel):
     figure: str
     taps: Literal["all", "last"]
     shown: list[int]
-    methods: list[Method]
+    methods: list[TapSummary]
 
-    def of(self, panel: str, label: str) -> list[Method]:
+    def of(self, panel: str, label: str) -> list[TapSummary]:
         """Return the taps of one network, in order of depth."""
         return [one for one in self.methods if (one.panel, one.label) == (panel, label)]
 
@@ -90,76 +90,67 @@ def read_maps(plan: FigurePlan, results: Path) -> tuple[list[Shown], Summary]:
     Raises `UserError` for files that are missing, damaged, or of other runs, images or taps than the figure's.
     """
     shown_at, summary_at = maps_paths(plan, results)
-    again = f"make it with `{plan.command}`"
     for path in (shown_at, summary_at):
         if not path.is_file():
-            raise UserError(f"{plan.figure.name} shows maps of Grad-CAM: no {path}; {again}")
-    again = f"remove it and {again}"
-    summary = _read_summary(summary_at, again)
-    _expect(summary_at, "figure", summary.figure, plan.figure.name, again)
-    _expect(summary_at, "taps", summary.taps, plan.figure.taps, again)
-    _expect(summary_at, "shown", summary.shown, list(plan.figure.images), again)
-    _expect_runs(summary_at, _networks(summary), _planned(plan), again)
-    shown = [_read_shown(shown_at, index, again) for index in range(len(plan.panels))]
-    for panel, one in zip(plan.panels, shown):
-        depth = [len(summary.of(panel.title, curve.label)) for curve in panel.curves]
-        _expect(summary_at, f"taps of {panel.title}", depth, depth[:1] * len(depth), again)
-        _expect_runs(shown_at, one.specs.tolist(), [curve.runs[0].digest for curve in panel.curves], again)
-        if problem := _misshapen(one, len(plan.figure.images), len(depth), depth[0]):
-            raise UserError(f"{shown_at}: {problem}; {again}")
-    return shown, summary
-
-
-def _read_summary(path: Path, again: str) -> Summary:
+            raise UserError(f"{plan.figure.name} shows maps of Grad-CAM: no {path}; make it with `{plan.command}`")
     try:
-        return Summary.model_validate_json(path.read_bytes())
+        summary = _read_summary(summary_at, plan)
+        return [_read_shown(shown_at, plan, index, summary) for index in range(len(plan.panels))], summary
+    except UserError as error:
+        raise UserError(f"{error}; remove it and make it with `{plan.command}`") from error
+
+
+def _read_summary(path: Path, plan: FigurePlan) -> Summary:
+    try:
+        summary = Summary.model_validate_json(path.read_bytes())
     except ValidationError as error:
-        raise UserError(f"{explain(error, Summary, str(path))}; {again}") from error
+        raise explain(error, Summary, str(path)) from error
+    _expect(path, "figure", summary.figure, plan.figure.name)
+    _expect(path, "taps", summary.taps, plan.figure.taps)
+    _expect(path, "shown", summary.shown, list(plan.figure.images))
+    curves = [(panel.title, curve.label, curve.runs[0]) for panel in plan.panels for curve in panel.curves]
+    planned = [(title, label, run.name, run.digest) for title, label, run in curves]
+    _expect_runs(
+        path, list(dict.fromkeys((one.panel, one.label, one.run, one.spec) for one in summary.methods)), planned
+    )
+    for panel in plan.panels:
+        depths = [len(summary.of(panel.title, curve.label)) for curve in panel.curves]
+        _expect(path, f"taps of {panel.title}", depths, depths[:1] * len(depths))
+    return summary
 
 
-def _read_shown(path: Path, panel: int, again: str) -> Shown:
+def _read_shown(path: Path, plan: FigurePlan, index: int, summary: Summary) -> Shown:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            return Shown(*(arrays[f"{panel}/{key}"] for key in Shown._fields))
+            shown = Shown(*(arrays[f"{index}/{key}"] for key in Shown._fields))
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not readable ({error}); {again}") from error
-
-
-def _planned(plan: FigurePlan) -> list[tuple[str, ...]]:
-    curves = ((panel.title, curve.label, curve.runs[0]) for panel in plan.panels for curve in panel.curves)
-    return [(title, label, run.name, run.digest) for title, label, run in curves]
-
-
-def _networks(summary: Summary) -> list[tuple[str, ...]]:
-    return list(dict.fromkeys((one.panel, one.label, one.run, one.spec) for one in summary.methods))
-
-
-def _expect(path: Path, key: str, found: Any, expected: Any, again: str) -> None:
-    if found != expected:
-        raise UserError(f"{path}: '{key}' is {found}, expected {expected}; {again}")
-
-
-def _expect_runs(path: Path, found: Sequence[Any], expected: Sequence[Any], again: str) -> None:
-    for one, planned in itertools.zip_longest(found, expected):
-        if one != planned:
-            raise UserError(f"{path}: is of other runs: has {one}, expected {planned}; {again}")
-
-
-def _misshapen(shown: Shown, images: int, networks: int, taps: int) -> str:
-    """Return what is wrong with the arrays, or nothing."""
-    pixels = shown.images.shape[1:3]
-    each = (images, networks, taps)
-    expected: dict[str, tuple[str, tuple[int, ...]]] = {
-        "images": ("u1", (images, *pixels, 3)),
-        "labels": ("i8", (images,)),
-        "predicted": ("i8", each[:2]),
-        "maps": ("f4", (*each, *pixels)),
-        "silent": ("b1", each),
-        "positive": ("b1", each),
+        raise UserError(f"{path}: not readable ({error})") from error
+    panel = plan.panels[index]
+    _expect_runs(path, shown.specs.tolist(), [curve.runs[0].digest for curve in panel.curves])
+    taps = len(summary.of(panel.title, panel.curves[0].label))
+    each, pixels = (len(plan.figure.images), len(panel.curves), taps), shown.images.shape[1:3]
+    expected: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
+        "images": (np.uint8, (each[0], *pixels, 3)),
+        "labels": (np.int64, each[:1]),
+        "predicted": (np.int64, each[:2]),
+        "maps": (np.float32, (*each, *pixels)),
+        "silent": (np.bool_, each),
+        "positive": (np.bool_, each),
     }
     for key, (kind, shape) in expected.items():
         array = getattr(shown, key)
-        if array.dtype != np.dtype(kind) or array.shape != shape:
-            return f"'{key}' is {array.dtype} {array.shape}, expected {np.dtype(kind)} {shape}"
-    inside = (shown.maps >= 0) & (shown.maps <= 1)
-    return "" if inside.all() else "'maps' has entries outside of 0 .. 1"
+        _expect(path, key, f"{array.dtype} {array.shape}", f"{np.dtype(kind)} {shape}")
+    if not ((shown.maps >= 0) & (shown.maps <= 1)).all():
+        raise UserError(f"{path}: 'maps' has entries outside of 0 .. 1")
+    return shown
+
+
+def _expect(path: Path, key: str, found: Any, expected: Any) -> None:
+    if found != expected:
+        raise UserError(f"{path}: '{key}' is {found}, expected {expected}")
+
+
+def _expect_runs(path: Path, found: Sequence[Any], expected: Sequence[Any]) -> None:
+    for one, planned in itertools.zip_longest(found, expected):
+        if one != planned:
+            raise UserError(f"{path}: is of other runs: has {one}, expected {planned}")

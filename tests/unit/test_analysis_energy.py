@@ -11,7 +11,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from bkdsnn import models
 from bkdsnn.analysis import energy
-from bkdsnn.analysis.activity_records import Activity, Feature, Layer
+from bkdsnn.analysis.activity_records import Activity, Feature, LayerActivity
 from bkdsnn.analysis.counts import counting
 from bkdsnn.analysis.energy import Constants, Operations
 from bkdsnn.config import Neuron, paper
@@ -110,12 +110,12 @@ def test_products_of_attention_take_the_cheaper_order(at_paper_scale):
 
 
 LAYERS = [
-    Layer(name="conv1", kind="conv", macs=1000, passes=1, rate=0.9, binary=False, integer=False),
-    Layer(name="bn1", kind="norm", macs=50, passes=1, rate=1.0, binary=False, integer=False),
-    Layer(name="a", kind="conv", macs=100, passes=4, rate=0.25, binary=True, integer=True),
-    Layer(name="b", kind="conv", macs=200, passes=4, rate=0.5, binary=False, integer=True),
-    Layer(name="x:kv", kind="attention", macs=40, passes=4, rate=0.1, binary=True, integer=True),
-    Layer(name="head", kind="linear", macs=10, passes=4, rate=0.8, binary=False, integer=False),
+    LayerActivity(name="conv1", kind="conv", macs=1000, passes=1, rate=0.9, binary=False, integer=False),
+    LayerActivity(name="bn1", kind="norm", macs=50, passes=1, rate=1.0, binary=False, integer=False),
+    LayerActivity(name="a", kind="conv", macs=100, passes=4, rate=0.25, binary=True, integer=True),
+    LayerActivity(name="b", kind="conv", macs=200, passes=4, rate=0.5, binary=False, integer=True),
+    LayerActivity(name="x:kv", kind="attention", macs=40, passes=4, rate=0.1, binary=True, integer=True),
+    LayerActivity(name="head", kind="linear", macs=10, passes=4, rate=0.8, binary=False, integer=False),
 ]
 
 

@@ -8,7 +8,7 @@ import torch
 from figures_example import R18, figure_plan
 
 from bkdsnn import models
-from bkdsnn.analysis.feature_histograms import WIDTH, Tally, analyse, features_path, read_features, tallied
+from bkdsnn.analysis.feature_histograms import WIDTH, FeatureCounts, analyse, features_path, read_features, tallied
 from bkdsnn.core.errors import UserError
 from bkdsnn.data import prepare
 from bkdsnn.runs import checkpoint
@@ -37,7 +37,7 @@ def drawn(shape, kind, seed=0):
 
 def counted(feature, batches, spiking=True):
     """The histogram of a feature that is added in batches of these sizes."""
-    tally = Tally(len(feature), spiking)
+    tally = FeatureCounts(len(feature), spiking)
     for part in feature.split(batches, dim=1):
         tally.add(part)
     return tally.histogram(RUN, "stage4")
@@ -92,7 +92,7 @@ def test_a_network_without_spikes_is_never_discrete():
 
 
 def test_counts_are_exact_beyond_single_precision():
-    tally = Tally(1, spiking=True)
+    tally = FeatureCounts(1, spiking=True)
     feature = torch.zeros(1, 1, 1, 2**13, 2**11)
     feature[0, 0, 0, 0, 0] = 1
     for _ in range(2):
@@ -106,7 +106,7 @@ def test_features_that_are_not_finite_are_refused():
     teacher = models.build(ann.network, ann.dataset)
     torch.nn.init.constant_(next(teacher.layer4.parameters()), float("inf"))
     with pytest.raises(UserError, match="teacher: feature 'stage4' is not finite"):
-        tallied(teacher, [images, images], Tally(1, spiking=False), "teacher")
+        tallied(teacher, [images, images], FeatureCounts(1, spiking=False), "teacher")
 
 
 @pytest.fixture(scope="module")

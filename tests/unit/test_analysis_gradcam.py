@@ -20,7 +20,7 @@ from torch.nn import functional
 from bkdsnn import cli, models
 from bkdsnn.analysis.cams import Cams, Classifier
 from bkdsnn.analysis.gradcam import analyse
-from bkdsnn.analysis.likeness import Likeness, cosines, overlaps, top
+from bkdsnn.analysis.likeness import cosines, mean_and_std, overlaps, top
 from bkdsnn.analysis.maps import maps_paths, read_maps
 from bkdsnn.config import paper
 from bkdsnn.core.errors import UserError
@@ -275,22 +275,20 @@ def test_unrelated_maps_share_a_fifth_of_their_top_pixels():
     assert overlaps(one, other).mean() == pytest.approx(0.2, abs=0.005)
 
 
-def test_batches_add_up():
+def test_means_and_deviations_leave_out_images_whose_maps_are_both_empty():
     rng = np.random.default_rng(2)
     student, teacher = rng.random((2, 7, 2, 5, 5), dtype=np.float32)
     student[3, 1], teacher[3, 1] = 0, 0
-    likeness = Likeness()
-    for part in (slice(0, 3), slice(3, 6), slice(6, 7)):
-        likeness.add(student[part], teacher[part])
+    parts = (slice(0, 3), slice(3, 6), slice(6, 7))
     for tap, images in ((0, range(7)), (1, (0, 1, 2, 4, 5, 6))):
-        found = likeness.of(tap)
-        assert found["compared"] == len(images)
-        for name, measure in (("cosine", cosines), ("overlap", overlaps)):
+        for measure in (cosines, overlaps):
+            found = np.concatenate([measure(student[part], teacher[part])[:, tap] for part in parts])
+            assert (~np.isnan(found)).sum() == len(images)
             values = [float(measure(student[[i]], teacher[[i]])[0, tap]) for i in images]
-            assert found[name] == pytest.approx(statistics.fmean(values))
-            assert found[f"{name}_std"] == pytest.approx(statistics.stdev(values))
-    nothing = dict.fromkeys(("cosine", "cosine_std", "overlap", "overlap_std"))
-    assert Likeness().of(0) == {"compared": 0, **nothing}
+            expected = statistics.fmean(values), statistics.stdev(values)
+            assert mean_and_std(found) == pytest.approx(expected)
+    assert mean_and_std(np.full(3, np.nan)) == (None, None)
+    assert mean_and_std(np.array([0.5, np.nan])) == (0.5, None)
 
 
 # ---- A figure --------------------------------------------------------------------------------------------------------
@@ -416,7 +414,7 @@ def test_what_cannot_be_measured_is_refused(plan, copy):
     last, teacher = (copy / "runs" / run.name for run in (runs[-1], runs[0]))
     kept = (last / "metrics.json").read_text()
 
-    edited(last / "metrics.json", dataset={"name": "", "label": "", "digest": "0" * 64})
+    edited(last / "metrics.json", dataset={**json.loads(kept)["dataset"], "digest": "0" * 64})
     with pytest.raises(UserError, match=rf"fig9y, Transformer: run {last.name} saw data with digest 0{{10}}, found"):
         analyse(plan, copy, CPU)
     (last / "metrics.json").write_text(kept)

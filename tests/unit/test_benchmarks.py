@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import math
 import os
 import subprocess
 import sys
@@ -48,7 +49,9 @@ def test_throughput_compares_equal_networks(measured, case):
     """Before it times anything, the benchmark itself asserts that losses and gradients agree."""
     rows = measured("throughput", "--cases", case)["rows"]
     assert [row["loss"] for row in rows] == ["ce", "bkdsnn"]
-    assert "distillation_cost" not in rows[0] and rows[1]["distillation_cost"] > -1
+    assert "distillation_cost" not in rows[0] and math.isfinite(
+        rows[1]["distillation_cost"]
+    )  # of busy cores any number
     for row in rows:
         assert row["sides"].keys() == {"ours", "plain", "lean"}
         assert row["sides"]["ours"]["ours_faster"] == 1

@@ -38,7 +38,7 @@ class Point(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Line:
+class AveragedCurve:
     """A curve of a panel."""
 
     curve: CurvePlan
@@ -51,7 +51,7 @@ class Axis(NamedTuple):
     label: str
     unit: float | None
 
-    def values(self, line: Line) -> list[float]:
+    def values(self, line: AveragedCurve) -> list[float]:
         """Return the position of each point."""
         return [point.seconds / self.unit if self.unit else point.epoch for point in line.points]
 
@@ -62,7 +62,10 @@ def draw(plan: FigurePlan, results: Path, folder: Path) -> dict[str, Path]:
     Raises `UserError` for a run that is missing, was not trained, or whose files are not its own.
     """
     panels = [
-        [Line(curve, _points([read_history(plan, run, results) for run in curve.runs])) for curve in panel.curves]
+        [
+            AveragedCurve(curve, _points([read_history(plan, run, results) for run in curve.runs]))
+            for curve in panel.curves
+        ]
         for panel in plan.panels
     ]
     axis, notes = Axis("epoch", None), ["Numbers beside a panel: after the last epoch.", *style.spread(plan)]
@@ -96,7 +99,7 @@ def _points(histories: Sequence[Sequence[Epoch]]) -> list[Point]:
     ]
 
 
-def _panel(axes: Axes, title: str, lines: Sequence[Line], axis: Axis) -> None:
+def _panel(axes: Axes, title: str, lines: Sequence[AveragedCurve], axis: Axis) -> None:
     looks = style.looks([line.curve.runs[0] for line in lines])
     every = max(1, max(len(line.points) for line in lines) // MARKERS)
     for i, (line, look) in enumerate(zip(lines, looks)):
@@ -167,7 +170,7 @@ def _devices(plan: FigurePlan, results: Path) -> set[str]:
     return {device for run in plan.runs().values() for device in devices_of(plan, run, results)}
 
 
-def _records(plan: FigurePlan, panels: Sequence[Sequence[Line]]) -> Iterator[dict[str, Any]]:
+def _records(plan: FigurePlan, panels: Sequence[Sequence[AveragedCurve]]) -> Iterator[dict[str, Any]]:
     for panel, lines in zip(plan.panels, panels):
         for line in lines:
             for point in line.points:

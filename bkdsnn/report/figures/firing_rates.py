@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
 
-from bkdsnn.analysis.activity_records import AGAIN, Block, activity_path, read_activity
+from bkdsnn.analysis.activity_records import AGAIN, AttentionRates, activity_path, read_activity
 from bkdsnn.config import RunSpec
 from bkdsnn.config.figure_plans import CurvePlan, FigurePlan
 from bkdsnn.core.errors import UserError
@@ -71,7 +71,7 @@ def _rates(plan: FigurePlan, curve: CurvePlan, results: Path) -> dict[str, Rates
     return found
 
 
-def _blocks(plan: FigurePlan, run: RunSpec, results: Path) -> list[Block]:
+def _blocks(plan: FigurePlan, run: RunSpec, results: Path) -> list[AttentionRates]:
     activity = read_activity(run, results)
     if activity is None:
         raise UserError(

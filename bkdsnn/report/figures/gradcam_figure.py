@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any
 
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
-from matplotlib.colors import Colormap, ListedColormap
+from matplotlib.colors import ListedColormap
 from matplotlib.figure import SubFigure
 from numpy.typing import NDArray
 
-from bkdsnn.analysis.maps import Method, Shown, Summary, read_maps
-from bkdsnn.config.figure_plans import FigurePlan
+from bkdsnn.analysis.maps import Shown, Summary, TapSummary, read_maps
+from bkdsnn.config.figure_plans import FigurePlan, PanelPlan
 from bkdsnn.report.figures import style
 
 COLORS = "inferno"  # lightness rises evenly with the map, also in grey and for the colour-blind
@@ -31,23 +30,6 @@ NOTES = (
 )
 
 
-class Cell(NamedTuple):
-    """One map: `map` (H, W) in 0 .. 1; why it is empty if it is; what stands below."""
-
-    map: NDArray[np.float32]
-    empty: str
-    below: str
-
-
-class Row(NamedTuple):
-    """One image (H, W, 3) and tap of a panel, a cell per network; `title` stands beside it."""
-
-    image: NDArray[np.uint8]
-    title: str
-    label: str
-    cells: list[Cell]
-
-
 def draw(plan: FigurePlan, results: Path, folder: Path) -> dict[str, Path]:
     """Draw the figure from its analysis, a row an image and tap, a column a network; return the paths.
 
@@ -55,90 +37,66 @@ def draw(plan: FigurePlan, results: Path, folder: Path) -> dict[str, Path]:
     runs.
     """
     shown, summary = read_maps(plan, results)
-    panels = [list(_rows(plan, index, shown[index], summary)) for index in range(len(plan.panels))]
     columns = 1 + max(len(panel.curves) for panel in plan.panels)
     side = min(WIDEST, style.TWO_COLUMNS / columns)
-    title = TITLE if len(panels) > 1 else 0.0
-    heights = [title + HEAD + (side + BELOW) * len(rows) for rows in panels]
+    title = TITLE if len(plan.panels) > 1 else 0.0
+    rows = [one.maps.shape[0] * one.maps.shape[2] for one in shown]
+    heights = [title + HEAD + (side + BELOW) * count for count in rows]
     with style.applied():
         sheet = style.sheet(plan, side * columns, sum(heights) + BAR, NOTES)
-        *parts, bottom = sheet.subfigures(len(panels) + 1, 1, squeeze=False, height_ratios=[*heights, BAR]).flat
-        for part, panel, rows in zip(parts, plan.panels, panels):
+        *parts, bottom = sheet.subfigures(len(shown) + 1, 1, squeeze=False, height_ratios=[*heights, BAR]).flat
+        for part, panel, one, count in zip(parts, plan.panels, shown, rows):
             if title:
-                part.suptitle(
-                    style.mathtext(panel.title), fontsize=matplotlib.rcParams["axes.titlesize"], weight="bold"
-                )
-            _draw_panel(part, ["image", *(curve.label for curve in panel.curves)], columns, rows)
+                size = matplotlib.rcParams["axes.titlesize"]
+                part.suptitle(style.mathtext(panel.title), fontsize=size, weight="bold")
+            _draw_panel(part.subplots(count, columns, squeeze=False), panel, one, summary)
         _draw_bar(bottom)
         return style.save(sheet, plan, [one.model_dump() for one in summary.methods], folder)
 
 
-def _rows(plan: FigurePlan, index: int, shown: Shown, summary: Summary) -> Iterator[Row]:
-    """Yield the rows of a panel; the summary of each tap stands below the last image."""
-    panel = plan.panels[index]
-    methods = [summary.of(panel.title, curve.label) for curve in panel.curves]
-    several = len(methods[0]) > 1
-    for image, pixels in enumerate(shown.images):
-        for tap, first in enumerate(methods[0]):
-            last = image == len(shown.images) - 1
-            cells = [
-                Cell(
-                    shown.maps[image, network, tap],
-                    _why_empty(shown, (image, network, tap)),
-                    _below(int(shown.predicted[image, network]), own[tap] if last and network else None),
-                )
-                for network, own in enumerate(methods)
-            ]
-            yield Row(pixels, first.tap.replace("stage", "stage ") if several else "", str(shown.labels[image]), cells)
-
-
-def _why_empty(shown: Shown, at: tuple[int, int, int]) -> str:
-    """Return what to write in place of a map that is zero everywhere; nothing for any other."""
-    if shown.maps[at].any():
-        return ""
-    if shown.silent[at]:
-        return "never fires"
-    return "the same\neverywhere" if shown.positive[at] else "no positive\nevidence"
-
-
-def _below(predicted: int, method: Method | None) -> str:
-    decision = f"predicted {predicted}"
-    if method is None:
-        return decision
-    if method.cosine is None or method.overlap is None:
-        return f"{decision}\ntest set: all empty"
-    return f"{decision}\ntest set: {method.cosine:.2f}, {100 * method.overlap:.0f} %"
-
-
-def _draw_panel(part: SubFigure, heads: Sequence[str], columns: int, rows: Sequence[Row]) -> None:
-    grid = part.subplots(len(rows), columns, squeeze=False)
-    for axes, head in zip(grid[0], heads):
+def _draw_panel(grid: NDArray[Any], panel: PanelPlan, shown: Shown, summary: Summary) -> None:
+    """Draw a panel on its axes; the summary of each tap stands below the last image."""
+    networks = [summary.of(panel.title, curve.label) for curve in panel.curves]
+    images, _, taps = shown.silent.shape
+    for axes, head in zip(grid[0], ["image", *(curve.label for curve in panel.curves)]):
         axes.set_title(style.mathtext(head))
-    for line, row in zip(grid, rows):
-        line[0].imshow(row.image)
-        line[0].set_ylabel(row.title)
-        line[0].set_xlabel(f"class {row.label}", fontsize=style.SMALL)
-        for axes, cell in zip(line[1:], row.cells):
-            _draw_map(axes, row.image, cell)
-        for axes in line:
-            axes.set(xticks=[], yticks=[])
-            axes.grid(False)
-            axes.spines[:].set_visible(False)
-        for axes in line[len(heads) :]:
-            axes.remove()
+    for (first, *others), (image, tap) in zip(grid, np.ndindex(images, taps)):
+        first.imshow(shown.images[image])
+        first.set_ylabel(networks[0][tap].tap.replace("stage", "stage ") if taps > 1 else "")
+        first.set_xlabel(f"class {shown.labels[image]}", fontsize=style.SMALL)
+        for network, (axes, own) in enumerate(zip(others, networks)):
+            below = f"predicted {shown.predicted[image, network]}"
+            if network and image == images - 1:
+                below += f"\ntest set: {_likeness(own[tap])}"
+            axes.set_xlabel(below, fontsize=style.SMALL)
+            _draw_map(axes, shown, (image, network, tap))
+    for axes in grid.flat:
+        axes.set(xticks=[], yticks=[])
+        axes.grid(False)
+        axes.spines[:].set_visible(False)
+    for axes in grid[:, 1 + len(networks) :].flat:
+        axes.remove()
 
 
-def _draw_map(axes: Axes, image: NDArray[np.uint8], cell: Cell) -> None:
-    """Lay a map over the image; one that is empty says why, in place of a blank picture."""
+def _likeness(tap: TapSummary) -> str:
+    if tap.cosine is None or tap.overlap is None:
+        return "all empty"
+    return f"{tap.cosine:.2f}, {100 * tap.overlap:.0f} %"
+
+
+def _draw_map(axes: Axes, shown: Shown, at: tuple[int, int, int]) -> None:
+    """Lay the map of one image, network and tap over the image; where the map is empty, say why instead."""
     black, white = GREY
+    image = shown.images[at[0]]
     grey = (black + (white - black) * image.mean(-1) / 255)[..., None]
-    axes.set_xlabel(cell.below, fontsize=style.SMALL)
-    if not cell.empty:
-        axes.imshow(_over(grey, matplotlib.colormaps[COLORS](cell.map)))
+    if shown.maps[at].any():
+        axes.imshow(_over(grey, matplotlib.colormaps[COLORS](shown.maps[at])))
         return
     axes.imshow(np.broadcast_to(grey, image.shape))
+    why = "the same\neverywhere" if shown.positive[at] else "no positive\nevidence"
+    why = "never fires" if shown.silent[at] else why
     box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
-    axes.text(0.5, 0.5, cell.empty, transform=axes.transAxes, ha="center", va="center", fontsize=style.SMALL, bbox=box)
+    axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", va="center", fontsize=style.SMALL, bbox=box)
 
 
 def _over(grey: NDArray[np.float64], colors: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -148,10 +106,7 @@ def _over(grey: NDArray[np.float64], colors: NDArray[np.float64]) -> NDArray[np.
 def _draw_bar(part: SubFigure) -> None:
     """Explain the colours as they look over a middle grey."""
     axes = part.add_axes((0.3, 0.6, 0.4, 0.25))
-    bar = part.colorbar(ScalarMappable(cmap=_blended()), cax=axes, orientation="horizontal", ticks=[])
+    middle = np.full((256, 1), sum(GREY) / 2)
+    colors = ListedColormap(_over(middle, matplotlib.colormaps[COLORS](np.linspace(0, 1, 256))))
+    bar = part.colorbar(ScalarMappable(cmap=colors), cax=axes, orientation="horizontal", ticks=[])
     bar.set_label(BAR_LABEL)
-
-
-def _blended() -> Colormap:
-    colors = matplotlib.colormaps[COLORS](np.linspace(0, 1, 256))
-    return ListedColormap(_over(np.full((256, 1), sum(GREY) / 2), colors))
