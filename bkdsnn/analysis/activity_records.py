@@ -36,7 +36,7 @@ class LayerActivity(BaseModel):
 
 
 class Feature(BaseModel):
-    """The feature before the last layer: `mean` is r of Eq. 11, `nonzero` the share of entries that are not zero."""
+    """The feature before the last layer: `mean` is r of Eq. 11 (D-168), `nonzero` the share of non-zero entries."""
 
     tap: str
     mean: float = Field(allow_inf_nan=False)

@@ -32,7 +32,7 @@ class Views(NamedTuple):
 
 
 class Cams(GradCAM):
-    """The package's Grad-CAM, with all taps from one forward and one backward pass, kept apart.
+    """The package's Grad-CAM, with all taps from one forward and one backward pass, kept apart (D-174).
 
     Of a spiking network feature and gradient are averaged over time: the map of the averaged feature (Eq. 3). The
     gradient passes neurons by their surrogates. It ends at the first tap, for nothing before it needs one: weights and

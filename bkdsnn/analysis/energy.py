@@ -8,11 +8,11 @@ strict    the layer's inputs are all 0 or 1: rate passes MACs       passes MACs,
 FLOPS(1) is what each family states in `mac_layers` of its network: the first layer as its reference runs it, once per
 image in ResNets, T times in the others, which repeat the image before it (Spikformer, Spikingformer, Meta-SpikeFormer)
 or are shown T frames (all on events). The head of Spikformer and Spikingformer is fed with means over map and time, no
-spikes: it is in FLOPS(1), once.
+spikes: it is in FLOPS(1), once (D-169).
 
 The paper's counting knows convolutions and linear layers alone; of an ANN also two operations per element of a norm, as
 the counters of its time do. The strict one knows the products of attention too, and no norms: they can be folded into
-the convolutions.
+the convolutions (D-170 to D-172).
 """
 
 from __future__ import annotations

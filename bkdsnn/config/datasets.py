@@ -36,7 +36,8 @@ class Events(Part):
     """Recordings of an event camera, each integrated to T frames of two channels: OFF and ON events counted by pixel.
 
     Where the sensor is larger than `image_size`, addresses are scaled down, height and width alike; a smaller map is
-    centred. `slices` cuts a recording into T parts of equal numbers of events or of equal duration.
+    centred. `slices` cuts a recording into T parts of equal numbers of events or of equal duration
+    (D-103, D-104).
     """
 
     layout: Literal["cifar10-dvs", "dvs128-gesture", "n-caltech101", "n-mnist", "n-cars", "dvs-lip"] = Field(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
-from typing import Any, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import Field, model_validator
 
@@ -14,6 +14,7 @@ Keyed = TypeVar("Keyed", "Row", "Column")
 Role = Literal["student", "teacher", "conversion", "pretraining"]
 Fragment = dict[str, Any]
 Terms = dict[str, Fragment]  # options of distillation terms, by term
+Deviation = Annotated[str, Field(pattern=r"^D-\d{3}$", description="id of a row of docs/deviations.md")]
 MetricName = Literal["top1", "firing-rate", "operations", "energy", "strict-macs", "strict-acs", "strict-energy"]
 
 
@@ -95,6 +96,7 @@ class Table(Strict):
     distill: Terms = Field(default={}, description="options of distillation terms for the whole table")
     bold: bool = Field(default=True, description="whether the best of each column is set in bold")
     footnotes: tuple[str, ...] = ()
+    deviations: tuple[Deviation, ...] = Field(default=(), description="what a reader of this table must know")
 
     @model_validator(mode="after")
     def _aligned(self) -> Table:
@@ -198,6 +200,11 @@ class Request(Subject):
     timesteps: int | dict[Role, int] = Field(description="T of spiking networks, or T by the role of a run")
     seed: int = Field(default=0, ge=0)
     overrides: Overrides = Field(default=Overrides(), description="as in the file of a scale, and over it")
+
+
+def cited(deviations: Sequence[Deviation]) -> list[str]:
+    """Return the note that names them, none where there are none."""
+    return [f"Deviations: {', '.join(deviations)} (docs/deviations.md)."] if deviations else []
 
 
 def _expect(found: int, expected: int, what: str) -> None:

@@ -14,7 +14,7 @@ from pydantic import Field, model_validator
 
 from bkdsnn.config import RunSpec, Strict, own
 from bkdsnn.config.catalogue import CONFIG, load, load_table, named_files, place, table_names
-from bkdsnn.config.declarations import Column, Row, Scale, Table
+from bkdsnn.config.declarations import Column, Deviation, Row, Scale, Table
 from bkdsnn.config.paper import Expansion
 from bkdsnn.config.plans import Cell, Plan, Preset, command
 from bkdsnn.core.errors import UserError, unknown
@@ -59,6 +59,7 @@ class Figure(Strict):
     images: tuple[int, ...] = ()
     taps: Literal["all", "last"] = Field(default="last", description="features that Grad-CAM looks at")
     notes: tuple[str, ...] = ()
+    deviations: tuple[Deviation, ...] = Field(default=(), description="what a reader of this figure must know")
 
     @model_validator(mode="after")
     def _consistent(self) -> Figure:

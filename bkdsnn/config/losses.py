@@ -44,7 +44,7 @@ class BKD(Part):
     """Blurred knowledge distillation, Eqs. 2-5.
 
     `target` is the teacher's map, or the vector before its last layer, to which the restored map's mean is compared
-    (published code, for Transformers).
+    (published code, for Transformers; D-003).
     """
 
     method: Literal["bkd"] = "bkd"

@@ -107,7 +107,7 @@ class Expansion:
     ) -> None:
         self.scale, self.copies = load_scale(scale, config), dict(copies or {})
         self.preset = neurons
-        if neurons == "paper-text":
+        if neurons == "paper-text":  # D-041
             note = f"{self.scale.note.strip()} Neurons are those of the paper's text: IF with a sigmoid surrogate."
             self.scale = self.scale.model_copy(update={"note": note})
         self.requested: dict[str, Overrides] = {}  # those of single runs, over the scale's, by place
@@ -256,7 +256,7 @@ class Expansion:
         if role:
             layers.append(Layer(at.column_place("recipes"), {"recipe": self._recipe_name(role, at)}))
         if teachers and (published := self._published(column)) and not method.get("source"):
-            evaluated = {} if column.fine_tune else {"recipe": None, "seed": 0}
+            evaluated = {} if column.fine_tune else {"recipe": None, "seed": 0}  # D-143
             layers.append(Layer(at.column_place("pretrained"), {"source": published, **evaluated}))
         known("dataset", merged(layers)["dataset"], self.datasets)
         return layers

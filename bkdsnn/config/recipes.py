@@ -34,7 +34,7 @@ class Recipe(Part):
     more at `min_lr`.
 
     `batch_size` is that of all `processes` together. With one process, or norms synchronised over all, what is computed
-    does not depend on their number but for rounding; otherwise each normalises by its own rows.
+    does not depend on their number but for rounding; otherwise each normalises by its own rows (D-113).
 
     Its `version` is that of the training loop, too.
     """

@@ -18,7 +18,7 @@ from bkdsnn.config.recipes import Recipe
 
 
 class Pretrained(Part):
-    """Published weights by name; the identity holds their checksum, never where they lie."""
+    """Published weights by name; the identity holds their checksum (D-141), never where they lie."""
 
     name: str
     sha256: str | None = Field(

@@ -65,6 +65,6 @@ class Erasing:
 def _eraser(augment: Augment, device: torch.device) -> Callable[[Tensor], Tensor]:
     from timm.data.random_erasing import RandomErasing
 
-    # `device` is where the filling is made: noise on the CPU, so that every device sees the same images.
+    # `device` is where the filling is made: noise on the CPU, so that every device sees the same images (D-085).
     filled = "cpu" if augment.erasing_mode == "pixel" else device
     return RandomErasing(augment.erasing, mode=augment.erasing_mode, device=filled)

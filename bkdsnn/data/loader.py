@@ -53,8 +53,8 @@ class Batch(NamedTuple):
 class Loader(abc.ABC):
     """An open dataset.
 
-    `steps` is the number of full training batches in an epoch, an incomplete last batch is dropped; `digest` is that
-    of the manifest.
+    `steps` is the number of full training batches in an epoch, an incomplete last batch is dropped (D-089); `digest` is
+    that of the manifest.
     """
 
     def __init__(self, train_size: int, test_size: int, digest: str, batch_size: int, seed: int) -> None:

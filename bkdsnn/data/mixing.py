@@ -21,7 +21,8 @@ class Mixing:
     """What a recipe's `mix` and `label_smoothing` make of a training batch of a dataset of K `classes`.
 
     Mixup (Zhang et al., ICLR 2018) and cutmix (Yun et al., ICCV 2019) are timm's: one draw a batch, image i is mixed
-    with image B - 1 - i, targets with smoothed labels. Raises UserError if `mix` meets an odd `batch_size`.
+    with image B - 1 - i, targets with smoothed labels (D-086, D-087).
+    Raises UserError if `mix` meets an odd `batch_size`.
     """
 
     def __init__(self, recipe: Recipe, classes: int, seed: int) -> None:

@@ -38,7 +38,7 @@ def randaugment(dataset: Dataset, augment: Augment) -> Callable[[Image.Image], I
     """Return what distorts an RGB image as `augment.randaugment` says; it draws from the global generators.
 
     Shift and fill colour are those of timm's `create_transform`: 0.45 of the image's side, the mean colour. Images are
-    resampled by the filter of `resized_crop`; without one bicubically, as in the published CIFAR recipes.
+    resampled by the filter of `resized_crop`; without one bicubically, as in the published CIFAR recipes (D-084).
     """
     from timm.data.auto_augment import rand_augment_transform
 
@@ -55,5 +55,5 @@ def randaugment(dataset: Dataset, augment: Augment) -> Callable[[Image.Image], I
 
 
 def posterise(image: Image.Image, bits: int, **_: Any) -> Image.Image:
-    """Keep the leading `bits` (0-8) of each value. None leaves black: full magnitude asks for it, Pillow refuses it."""
+    """Keep the leading `bits` (0-8) of each value. None leaves black: full magnitude asks for it (D-083)."""
     return ImageOps.posterize(image, bits) if bits else Image.new("RGB", image.size)

@@ -15,11 +15,12 @@ from bkdsnn.models.outputs import Outputs
 class BKDLoss(Method):
     """w_BKD |G(f_adp(F) * B) - F_tea|^2, with F the time average (Eq. 3) of the feature before the last layer.
 
-    Target `vector` compares the mean of G(...) over places with the teacher's `pooled` vector instead, as wide as its
-    last feature, and needs no feature of the teacher.
+    Target `map` is ours for all networks (D-003). `vector` compares the mean of G(...) over spatial positions with the
+    teacher's `pooled` vector instead (D-016), as wide as its last feature, and needs no feature of the teacher.
 
-    `swapped` is w_BKD |G(f_adp(F_tea) * B) - F|^2, f_adp to the student's width and G of that width: the student learns
-    to be what can be restored from the teacher. F_tea lies on the student's grid there as well.
+    `swapped`, the published code for event data (D-091), is w_BKD |G(f_adp(F_tea) * B) - F|^2, f_adp to the student's
+    width and G of that width: the student learns to be what can be restored from the teacher. F_tea lies on the
+    student's grid there as well.
     """
 
     def __init__(self, options: BKD, student: Shapes, teacher: Shapes) -> None:

@@ -19,8 +19,8 @@ STEP = 16.0  # a power of two, so that scales differ by no rounding
 class Correction:
     """Gradients dL_task/dF and delta = dL_BKD/dF in F (T*B, C, h, w), the output of the layer behind the last tap.
 
-    One measurement an epoch, of its first step, kept in the position until the epoch's record takes it. Runs without
-    the term `bkd` are not measured.
+    One measurement an epoch, of its first step (D-175), kept in the position until the epoch's record takes it. Runs
+    without the term `bkd` are not measured.
     """
 
     def __init__(self, spec: RunSpec, student: Network, group: Group = ALONE) -> None:

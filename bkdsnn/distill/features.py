@@ -49,7 +49,7 @@ class Pair(NamedTuple):
 
 
 def pair_last(method: str, student: Shapes, teacher: Shapes, resampled: bool = True) -> Pair:
-    """Pair the features before the last layer.
+    """Pair the features before the last layer: the outputs of the last stages or blocks (D-010, D-011, D-012).
 
     Raises `UserError` when the teacher's shall be `resampled` to the student's grid and their aspect ratios differ.
     """
@@ -60,7 +60,7 @@ def pair_last(method: str, student: Shapes, teacher: Shapes, resampled: bool = T
 
 
 def pair_stages(method: str, student: Shapes, teacher: Shapes) -> list[Pair]:
-    """Pair the i-th of the student's L taps with the teacher's round(i M / L)-th of M, a half rounded up.
+    """Pair the i-th of the student's L taps with the teacher's round(i M / L)-th of M, a half rounded up (D-027).
 
     Equal numbers are paired in order, and last meets last always: 4 taps meet the 3rd, 6th, 9th and 12th of 12.
     Raises `UserError` when the student has more taps than the teacher, or the aspect ratios of a pair differ.
@@ -98,16 +98,17 @@ def time_mean(values: Tensor) -> Tensor:
 
 
 def space_mean(values: Tensor) -> Tensor:
-    """Average (B, C, h, w) over places to (B, C), in float32 or better."""
+    """Average (B, C, h, w) over spatial positions to (B, C), in float32 or better."""
     return values.mean((-2, -1), dtype=at_least_float32(values.dtype))
 
 
 def resample(target: Tensor, grid: torch.Size) -> Tensor:
-    """Return a teacher's map (B, C, h, w) on another grid, or as it is where grids agree.
+    """Return a teacher's map (B, C, h, w) on another grid, or as it is where grids agree (D-017).
 
     Both grids cover the whole image, so edges lie on edges (`align_corners` would lay outer centres on each other).
     Bilinear; where the grid shrinks, the filter widens by the ratio (antialiasing). Along one axis from 14 to 8, the
-    places of the teacher then weigh 0.92 to 1.10, without it 0.44 to 1.53, and beyond a ratio of 2 some nothing.
+    spatial positions of the teacher then weigh 0.92 to 1.10, without it 0.44 to 1.53, and beyond a ratio of 2 some
+    nothing.
     """
     if target.shape[-2:] == grid:
         return target
@@ -115,14 +116,15 @@ def resample(target: Tensor, grid: torch.Size) -> Tensor:
 
 
 def adapter(pair: Pair) -> nn.Module:
-    """Build f_adp (Eq. 4): a 1x1 convolution to the teacher's width, nothing when the widths agree."""
+    """Build f_adp (Eq. 4, D-009): a 1x1 convolution to the teacher's width, nothing when the widths agree."""
     return nn.Identity() if pair.width == pair.teacher_width else nn.Conv2d(pair.width, pair.teacher_width, 1)
 
 
 def squared_error(feature: Tensor, target: Tensor, reduction: Literal["batch-mean", "sum"] = "batch-mean") -> Tensor:
-    """Sum (feature - target)^2 over C, h, w, and average it over B or, for `sum`, add it up (Eq. 5).
+    """Sum (feature - target)^2 over C, h, w, and average it over B (D-001) or, for `sum`, add it up (Eq. 5).
 
-    `target` comes from `time_mean`, so the difference is float32 even when autocast made `feature` half precision.
+    C is that of the teacher (D-002). `target` comes from `time_mean`, so the difference is float32 even when autocast
+    made `feature` half precision.
     """
     error = (feature - target).square().sum()
     return error if reduction == "sum" else error / len(feature)

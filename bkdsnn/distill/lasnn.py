@@ -24,8 +24,9 @@ def attention(feature: Tensor) -> Tensor:
 class LaSNNLoss(LayerWiseLoss):
     """w sum_stages |A(F) - A(F_tea)|^2, averaged over the batch; F time averages, A the attention map.
 
-    `published` compares the features themselves, through f_adp where widths differ, and so does `blur_ratio`, by
-    L_BKD. Raises `UserError` for attention on a single place beside attention on many.
+    This is our reading of the article (D-023), for the tokens of Transformers as well (D-026). `published` compares the
+    features themselves, through f_adp where widths differ (D-025), and so does `blur_ratio`, by L_BKD. Raises
+    `UserError` for attention on a single place beside attention on many.
     """
 
     def __init__(self, options: LaSNN, student: Shapes, teacher: Shapes) -> None:

@@ -19,7 +19,7 @@ class LayerWiseLoss(Method):
     """w sum_layers |F - F_tea|^2, averaged over the batch; F time averages, after f_adp unless `adapt` is false.
 
     With `blur_ratio` the sum is over L_BKD = |G(f_adp(F) * B) - F_tea|^2, each layer with its own f_adp, G and B
-    (per image and channel).
+    (per image and channel; D-028).
     """
 
     def __init__(self, options: LayerWise, pairs: Sequence[Pair], adapt: bool = True) -> None:

@@ -23,7 +23,7 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
 
 
 def focal_weight(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-    """Return 1 - exp(-CE(student, label) / (CE(teacher, label) + 1e-7)), a constant (B,); published code only.
+    """Return 1 - exp(-CE(student, label) / (CE(teacher, label) + 1e-7)), a constant (B,); published code only (D-018).
 
     `labels` are (B,) or (B, K).
     """

@@ -12,7 +12,7 @@ from bkdsnn.models.outputs import Outputs
 
 
 class Method(nn.Module):
-    """One part of the training loss, with whatever it trains beside the student.
+    """One part of the training loss, with whatever it trains beside the student (checkpoints: D-038).
 
     A subclass is built as `Class(options, student_shapes, teacher_shapes)`, refusing there what cannot be compared,
     and called as `(student, teacher, labels, blur)`; it returns named, weighted 0-dim losses. `labels` are classes

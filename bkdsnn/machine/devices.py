@@ -65,7 +65,7 @@ def _named(name: str) -> torch.device:
 
 
 def refuse_tf32() -> None:
-    """Let GPUs compute in float32 what is float32; torch allows TF32 in convolutions: factors of ten bits."""
+    """Let GPUs compute in float32 what is float32; torch allows TF32 in convolutions: factors of ten bits (D-176)."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 

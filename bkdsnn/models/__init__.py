@@ -57,5 +57,5 @@ def feature_shapes(net: Network, image_size: int) -> dict[str, tuple[int, int, i
 
 
 def count_parameters(net: torch.nn.Module) -> int:
-    """Return the number of trainable values."""
+    """Return the number of trainable values (D-167)."""
     return sum(parameter.numel() for parameter in net.parameters())

@@ -10,7 +10,7 @@ The geometry is that of the authors' code; neurons stand before the convolutions
     down4, block1 .. block6     1/16  dims[2]      blocks of attention and MLP
     down5, block7, block8       1/16  dims[3]
 
-The authors' code declares stochastic depth but never applies it: there is none here.
+The authors' code declares stochastic depth but never applies it: there is none here (D-071).
 
 Shapes: T time-steps, B images, C channels, h w pixels. Images are still: what precedes the first neuron runs once per
 image; everything after it is folded, (T*B, C, h, w), time-major, and norms see T*B samples.
@@ -37,8 +37,8 @@ class MetaSpikeformer(Folded):
     """Stem, trunk, mean over the map, neurons, linear head.
 
     `taps` names the outputs of the attention blocks, `block1` .. `blockN`; the last is the feature before the head.
-    A network with `distilled_head` has a second head after the same neurons: it imitates a teacher's decisions in
-    training, and in evaluation both heads' logits are averaged (DeiT, Touvron et al., 2021).
+    A network with `distilled_head` has a second head after the same neurons (D-073): it imitates a teacher's decisions
+    in training, and in evaluation both heads' logits are averaged (DeiT, Touvron et al., 2021).
     """
 
     last_layer = "head"
@@ -172,7 +172,7 @@ class PaddedNorm(nn.BatchNorm2d):
 
     Behind a 1x1 convolution without bias this is a zero border before it, which lets the convolutions that surround it
     be merged into one 3x3 (Ding et al., 2021). As in the authors' code the border follows the running statistics,
-    in training too, and passes no gradient.
+    in training too, and passes no gradient (D-072).
     """
 
     running_mean: Tensor

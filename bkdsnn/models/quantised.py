@@ -22,7 +22,7 @@ CONVERTED = config.Neuron(kind="if", v_threshold=1.0, v_reset=None, v_init=0.5, 
 class ClipFloor(nn.Module):
     """clip(floor(x L / theta + 1/2) / L, 0, 1) theta, of any shape; theta is learned, one per layer.
 
-    The gradient passes the floor unchanged (straight through) and stops outside [0, theta].
+    The gradient passes the floor unchanged (straight through) and stops outside [0, theta] (D-060).
     """
 
     def __init__(self, quantised: config.Quantised) -> None:

@@ -32,7 +32,8 @@ from bkdsnn.models.quantised import ClipFloor, SpikingClipFloor
 class ResNet(Folded):
     """Stem, stages `layer1` .. `layerN`, average pool, fully connected head.
 
-    `taps` names the outputs of the stages, `stage1` .. `stageN`; the last is the feature before the last layer.
+    `taps` names the outputs of the stages, `stage1` .. `stageN`; the last is the feature before the last layer
+    (D-010), with a hidden layer in the head too (D-011).
     """
 
     last_layer = "fc"
@@ -227,7 +228,8 @@ def _gain(network: config.ResNet, place: str) -> float:
 
     tdBN (Zheng et al., 2021) is a batch norm over T*B whose scale begins at alpha v_threshold, alpha = 1, or
     1 / sqrt(2) for the two terms of a residual sum; folding alpha v_threshold into the learned scale changes only how
-    fast it learns. The reference trains Spiking ResNets with zero-initialised residual branches (Goyal et al., 2017).
+    fast it learns. The reference trains Spiking ResNets with zero-initialised residual branches (Goyal et al., 2017;
+    D-056, D-058).
     """
     if network.norm == "tdbn":
         if network.neuron is None:
@@ -238,6 +240,6 @@ def _gain(network: config.ResNet, place: str) -> float:
 
 
 def _initialise(module: nn.Module) -> None:
-    """Draw convolutions as the SEW reference does; fully connected layers keep torch's default."""
+    """Draw convolutions as the SEW reference does (D-057); fully connected layers keep torch's default."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -17,7 +17,8 @@ class Spikformer(Transformer):
 
     def __init__(self, network: config.Spikformer, dataset: config.Dataset) -> None:
         # The reference projects tokens by linear layers at 32 x 32 pixels, by convolutions at 224 x 224, where every
-        # stage of the stem pools. With convolutions q, k and v have no bias, and weights are drawn as torch does.
+        # stage of the stem pools (D-069). With convolutions q, k and v have no bias, and weights are drawn as torch
+        # does.
         linear = len(network.pools) < 4
         blocks = [Block(network, qkv_bias=linear) for _ in range(network.depth)]
         super().__init__(network, dataset, blocks)

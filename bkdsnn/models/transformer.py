@@ -8,7 +8,7 @@ Shapes: T time-steps, B images, D channels, h w the map of N = h w tokens, d = D
 layers are 1x1 convolutions. Images are still: what precedes the first neuron runs once per image; everything after it
 is folded, (T*B, D, h, w), time-major, and norms see T*B samples. Frames of events are folded from the start.
 
-The references register two layer norms per block that they never call, 4 D parameters; they are left out here.
+The references register two layer norms per block that they never call, 4 D parameters; they are left out here (D-063).
 """
 
 from __future__ import annotations
@@ -111,7 +111,8 @@ def attentions(network: Network) -> dict[str, Attended]:
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """Return scale q k^T v of q, k, v (..., N, d): attention without softmax (Spikformer, Zhou et al., ICLR 2023).
 
-    The product is associative: 2 N^2 d multiplications from the left, 2 N d^2 from the right; the cheaper is taken.
+    The product is associative: 2 N^2 d multiplications from the left, 2 N d^2 from the right; the cheaper is taken
+    (D-067).
     """
     if left_first(*q.shape[-2:]):
         return (q @ k.mT * scale) @ v
@@ -124,7 +125,7 @@ def left_first(tokens: int, width: int) -> bool:
 
 
 class StillNorm(nn.BatchNorm2d):
-    """Batch norm of images (B, C, h, w) as if each were repeated `timesteps` times, as the references repeat them.
+    """Batch norm of images (B, C, h, w) as if each were repeated `timesteps` times, as the references do (D-068).
 
     Repeating changes neither the mean nor the variance of a batch, but the running variance is the unbiased one: n
     times the batch's over n - 1, with n = T B h w in the place of B h w.

@@ -23,7 +23,7 @@ class ViT(VisionTransformer, Network):
     """timm's network behind its own normalisation and size: it takes what the student takes.
 
     `taps` names the patch tokens after each block, `block1` .. `blockN`, as maps; the last after the final norm, as the
-    head sees them. `pooled` is the class token after that norm.
+    head sees them (D-015). `pooled` is the class token after that norm (D-016).
     """
 
     last_layer = "head"
@@ -106,7 +106,7 @@ class ViT(VisionTransformer, Network):
         return [(block, "forward") for block in self.blocks]
 
     def prepare(self, images: Tensor) -> Tensor:
-        """Return (B, 3, image_size, image_size) in the network's normalisation.
+        """Return (B, 3, image_size, image_size) in the network's normalisation (D-146).
 
         Interpolation commutes with a scale and shift per channel, so they are applied to the smaller of both sizes.
         """

@@ -28,7 +28,8 @@ class Wide7B(Folded):
     """Stem, units `unit1` .. `unitN`, linear head.
 
     `taps` names the outputs of the units, before the pooling that follows each; the last is the feature before the
-    last layer. The mean over time of the logits is the head of the mean, as in the authors' code: both are linear.
+    last layer (D-097). The mean over time of the logits is the head of the mean, as in the authors' code: both are
+    linear.
     """
 
     last_layer = "head"

@@ -30,7 +30,7 @@ class Record(BaseModel):
 
 
 class Top1(Record):
-    """Top-1 accuracies in per cent; `best` is what the best test epoch would have claimed."""
+    """Top-1 accuracies in per cent; `best` is what the best test epoch would have claimed (D-148)."""
 
     last: Percent
     best: Percent

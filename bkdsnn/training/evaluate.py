@@ -1,4 +1,4 @@
-"""Evaluation: every test image once, last weights, no augmentation, no blur."""
+"""Evaluation: every test image once (D-149), weights after the last epoch (D-148), no augmentation, no blur."""
 
 from __future__ import annotations
 

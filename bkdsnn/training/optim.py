@@ -13,7 +13,7 @@ from bkdsnn.config import Recipe
 
 
 def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """Return the recipe's optimiser; student, restoration block and adapters share its groups.
+    """Return the recipe's optimiser; student, restoration block and adapters share its groups (D-036).
 
     Without `decay_vectors` there are two groups, the second of which is not decayed: parameters of at most one
     dimension, as in timm's recipes. LAMB is timm's, its trust ratio at most 1, as in Meta-SpikeFormer's code.

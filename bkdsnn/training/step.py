@@ -26,8 +26,8 @@ class Step:
     """One optimisation step of a run: student and criterion learn from a batch, and from the teacher if there is one.
 
     The three are handed in on the device that trains them, the teacher trained or new: it is frozen here and put into
-    evaluation mode. The precision of the recipe holds on a GPU; a CPU computes in float32. Each process of a `group`
-    takes its rows of the same global batch.
+    evaluation mode (D-144). The precision of the recipe holds on a GPU; a CPU computes in float32 (D-133). Each process
+    of a `group` takes its rows of the same global batch.
     """
 
     def __init__(

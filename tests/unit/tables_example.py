@@ -82,6 +82,7 @@ TABLE = Table(
     columns=COLUMNS,
     rows=ROWS,
     footnotes=("100 % of the footnote_s of table #9z are escaped; λ is that of L_BKD.",),
+    deviations=("D-001", "D-148"),
 )
 DEMO = Scale(
     name="demo",

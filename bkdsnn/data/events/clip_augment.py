@@ -14,7 +14,7 @@ from bkdsnn.core.streams import generator
 from bkdsnn.machine.devices import sent
 
 # `neuromorphic` does one of these to a recording, each as often as the others. The ranges are those of the published
-# code for CIFAR10-DVS, which draws from 31 steps of them.
+# code for CIFAR10-DVS, which draws from 31 steps of them (D-106).
 KINDS = ("identity", "shear-x", "translate-x", "translate-y", "rotate", "cutout")
 SHEAR = 0.3  # shift of a row over its distance from the middle
 SHIFT = 5 / 128  # translation over the side

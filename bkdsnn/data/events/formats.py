@@ -31,8 +31,8 @@ FORMATS = {
 def read(path: Path, events: Events) -> Recording:
     """Read one recording of the set `events.layout`, N > 0 events that ascend in t.
 
-    Raises UserError that names the file if it is empty, unordered in time, reaches beyond `events.sensor`, or as the
-    reader of its format does.
+    Raises UserError (D-110) that names the file if it is empty, unordered in time, reaches beyond `events.sensor`, or
+    as the reader of its format does.
     """
     recording = FORMATS[events.layout].read(path)
     if not len(recording.t):

@@ -31,9 +31,9 @@ def items(dataset: Dataset, folder: Path) -> tuple[list[Item], list[Item]]:
     """Return the training and the test recordings of the set that lies in `folder`.
 
     Classes and recordings come in the order of their names as text (10 before 2), clips as listed. Where the set has no
-    split, the last tenth of every class in that order, rounded down, is for test (as in the SEW-ResNet and Spikformer
-    code); if it is embedded, as many as its spec says. Raises UserError for whatever is missing, empty or of another
-    number of classes.
+    split, the last tenth of every class in that order, rounded down, is for test (D-101, D-102; as in the SEW-ResNet
+    and Spikformer code); if it is embedded, as many as its spec says. Raises UserError for whatever is missing, empty
+    or of another number of classes.
     """
     assert dataset.events  # held by the validator of `Dataset`
     if dataset.events.layout == "dvs128-gesture":

@@ -25,6 +25,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.textpath import text_to_path
 
 from bkdsnn.config import RunSpec
+from bkdsnn.config.declarations import cited
 from bkdsnn.config.figure_plans import FigurePlan
 from bkdsnn.core import files
 
@@ -172,6 +173,7 @@ def remarks(plan: FigurePlan) -> list[str]:
         f"Data: {'; '.join(parts)}.",
         f"{'Seed' if len(plan.seeds) == 1 else 'Seeds'}: {', '.join(map(str, plan.seeds))}.",
         *plan.figure.notes,
+        *cited(plan.figure.deviations),
     ]
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from bkdsnn.analysis.energy import Constants
 from bkdsnn.config import Network, Pretrained, RunSpec
 from bkdsnn.config.catalogue import place_of_table
-from bkdsnn.config.declarations import Column, ExtendedTable, MetricName, Row, Scale
+from bkdsnn.config.declarations import Column, ExtendedTable, MetricName, Row, Scale, cited
 from bkdsnn.config.plans import Cell, Plan, command
 from bkdsnn.core.errors import UserError
 from bkdsnn.core.statistics import mcnemar, mean, sample_std
@@ -53,7 +53,7 @@ def measure(plan: Plan, results: Path, constants: Constants = Constants()) -> Ta
         bold=table.bold,
         columns=tuple(columns),
         cells=_with_decimals(_with_best_in_bold(cells) if table.bold else cells),
-        footnotes=(*table.footnotes, *_prices(table.columns, constants)),
+        footnotes=(*table.footnotes, *cited(table.deviations), *_prices(table.columns, constants)),
         base=table.base if isinstance(table, ExtendedTable) else "",
         added=table.added if isinstance(table, ExtendedTable) else (),
     )
