@@ -1,4 +1,4 @@
-"""What README and docs name exists: files, subcommands, options; README is short."""
+"""What README and docs name exists: files, subcommands, options. README is short, and the example of layers real."""
 
 import argparse
 import re
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from bkdsnn.cli.main import parser
+from bkdsnn.cli.main import main, parser
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = sorted([ROOT / "README.md", *ROOT.glob("docs/*.md"), *ROOT.glob("benchmarks/**/*.md")])
@@ -55,3 +55,14 @@ def test_the_readme_is_short_and_leads_to_every_page():
     readme = (ROOT / "README.md").read_text()
     assert readme.count("\n") < 150
     assert [page.name for page in ROOT.glob("docs/*.md") if f"(docs/{page.name}" not in readme] == []
+
+
+def test_the_example_of_which_setting_wins_is_what_show_prints(tmp_path, capsys):
+    section = (ROOT / "docs/architecture.md").read_text().split("## Which setting wins")[1]
+    command, shown = re.findall(r"```(?:sh)?\n(.*?)```", section, re.DOTALL)[:2]
+    results = ["--results", str(tmp_path)]
+    assert main([*re.findall(r"bkdsnn (plan .*)\)", command)[0].split(), *results]) == 0
+    name = capsys.readouterr().out.strip()
+    assert main(["show", name, "--why", *results]) == 0
+    printed = capsys.readouterr().out.splitlines()
+    assert [line for line in shown.splitlines() if line not in printed] == []
