@@ -32,7 +32,7 @@ def common(one: argparse.ArgumentParser) -> None:
 
 def described(one: argparse.ArgumentParser) -> None:
     """Add --spec."""
-    said = "YAML or JSON file that describes a run: a spec.json, or what a cell of a table says (see README)"
+    said = "YAML or JSON file that describes a run: a spec.json, or what a cell of a table says (see docs/usage.md)"
     one.add_argument("--spec", type=Path, help=said)
 
 
