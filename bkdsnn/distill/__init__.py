@@ -65,7 +65,7 @@ class Criterion(nn.Module):
         return tuple(dict.fromkeys(tap for method in self.methods.values() for tap in getattr(method, attribute)))
 
     def share(self, group: Group) -> None:
-        """Have every mask drawn for the batch of all processes."""
+        """Draw every mask for the global batch of all processes in `group`; each process uses its own rows."""
         for module in self.modules():
             if isinstance(module, Restoration):
                 module.group = group

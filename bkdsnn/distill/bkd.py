@@ -1,4 +1,4 @@
-"""Blurred knowledge distillation, Eqs. 2-5: restore the teacher's feature from a partly erased one of the student."""
+"""Blurred knowledge distillation, Eqs. 2-5: restore the teacher's feature from the student's, partly erased."""
 
 from __future__ import annotations
 
@@ -15,12 +15,13 @@ from bkdsnn.models.outputs import Outputs
 class BKDLoss(Method):
     """w_BKD |G(f_adp(F) * B) - F_tea|^2, with F the time average (Eq. 3) of the feature before the last layer.
 
-    Target `map` is ours for all networks (D-003). `vector` compares the mean of G(...) over spatial positions with the
-    teacher's `pooled` vector instead (D-016), as wide as its last feature, and needs no feature of the teacher.
+    Target `map`, our choice for all networks, compares feature maps (D-003). `vector` instead compares the mean of
+    G(...) over spatial positions with the teacher's `pooled` vector, which has the same width (D-016); the teacher then
+    need not return features.
 
-    `swapped`, the published code for event data (D-091), is w_BKD |G(f_adp(F_tea) * B) - F|^2, f_adp to the student's
-    width and G of that width: the student learns to be what can be restored from the teacher. F_tea lies on the
-    student's grid there as well.
+    `swapped` exchanges the roles as the published code for event data does (D-091): w_BKD |G(f_adp(F_tea) * B) - F|^2,
+    where f_adp maps to the student's width and G has that width, so the student's feature becomes one that can be
+    restored from the teacher's. F_tea is resampled to the student's grid in this case too.
     """
 
     def __init__(self, options: BKD, student: Shapes, teacher: Shapes) -> None:
@@ -50,7 +51,7 @@ class BKDLoss(Method):
         return space_mean(restored), time_mean(teacher.pooled).detach()
 
     def _swapped(self, student: Outputs, teacher: Outputs, blur: torch.Generator) -> tuple[Tensor, Tensor]:
-        """The target is the student's map, and the only way by which a gradient reaches the student."""
+        """Return the restored teacher map and, as its target, the student's, through which alone the student learns."""
         own = time_mean(student.features[self.taps[0]])
         (theirs,) = self.targets(teacher, [own])
         return self.restoration.restore(self.adapters[0](theirs), blur), own

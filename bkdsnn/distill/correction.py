@@ -1,4 +1,4 @@
-"""The correction term of Eq. A3, measured: the gradients that meet in the feature before the last layer."""
+"""Measure the correction term of Eq. A3: both losses' gradients with respect to the feature before the last layer."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from bkdsnn.machine.distributed import ALONE, Group
 from bkdsnn.models import Network
 from bkdsnn.runs.checkpoint import Position
 
-STEP = 16.0  # a power of two, so that scales differ by no rounding
+STEP = 16.0  # a power of two, so that dividing a scale by it is exact
 
 
 class Correction:
-    """Gradients dL_task/dF and delta = dL_BKD/dF in F (T*B, C, h, w), the output of the layer behind the last tap.
+    """Gradients dL_task/dF and delta = dL_BKD/dF, with F (T*B, C, h, w) the output of the layer of the last tap.
 
-    One measurement an epoch, of its first step (D-175), kept in the position until the epoch's record takes it. Runs
-    without the term `bkd` are not measured.
+    They are measured once per epoch, in its first step (D-175), and kept in the run's `Position` until the epoch is
+    recorded. Only runs with the term `bkd` are measured.
     """
 
     def __init__(self, spec: RunSpec, student: Network, group: Group = ALONE) -> None:
@@ -31,9 +31,9 @@ class Correction:
 
     @contextlib.contextmanager
     def watching(self, at: Position) -> Iterator[None]:
-        """Keep F of the forward pass inside, where the step at hand is one to measure.
+        """Keep F of the forward pass inside this context, if the current step is to be measured.
 
-        The features in `Outputs` would not do: they are views beside the way that the task loss takes.
+        A hook is needed because the features in `Outputs` are views of F that the task loss does not depend on.
         """
         if not self.applies or at.step:
             yield
@@ -42,9 +42,9 @@ class Correction:
             yield
 
     def measure(self, at: Position, losses: dict[str, Tensor], scaler: torch.amp.GradScaler) -> None:
-        """Measure what was watched, before the backward pass, which finds its graph as it was.
+        """Measure both gradients if F was kept; to be called before the backward pass, whose graph is retained.
 
-        `losses` are 0-dim and weighted, as they enter the total.
+        `losses` are 0-dim and weighted, as they enter the total loss.
         """
         if self.feature is not None:
             scale = scaler.get_scale()
@@ -58,10 +58,10 @@ class Correction:
 
 
 def gradient(loss: Tensor, feature: Tensor, scale: float) -> Tensor:
-    """Return dloss/dfeature in float32; the graph stays.
+    """Return dloss/dfeature in float32, and retain the graph.
 
-    Autocast makes a feature, and so its gradient, half precision, where entries below 6e-8 vanish. The loss is
-    therefore multiplied by `scale`, and the gradient divided by it again; a scale at which it overflows is lowered.
+    Under autocast a feature and its gradient may be float16, in which values below 6e-8 underflow to zero. The loss is
+    therefore multiplied by `scale` and the gradient divided by it; if the gradient overflows, the scale is lowered.
     """
     while True:
         (scaled,) = torch.autograd.grad(loss * scale, feature, retain_graph=True)

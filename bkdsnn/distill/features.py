@@ -1,4 +1,4 @@
-"""What feature methods share: which taps are compared, time average, resampling, adapter f_adp, squared error."""
+"""Shared by all feature losses: the choice of taps, time average, resampling, adapter f_adp, squared error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Shapes = dict[str, Shape]  # tap -> (C, h, w) in order of depth: the last is the
 
 
 class Pair(NamedTuple):
-    """A tap of the student beside the tap of the teacher that it imitates, with their shapes (C, h, w)."""
+    """A tap of the student and the tap of the teacher that it is compared with, and their shapes (C, h, w)."""
 
     tap: str
     shape: Shape
@@ -39,7 +39,7 @@ class Pair(NamedTuple):
 
     @property
     def exchanged(self) -> Pair:
-        """The pair in which teacher and student have changed places."""
+        """The same pair with the roles of teacher and student exchanged."""
         return Pair(self.teacher_tap, self.teacher_shape, self.tap, self.shape)
 
     @property
@@ -51,7 +51,7 @@ class Pair(NamedTuple):
 def pair_last(method: str, student: Shapes, teacher: Shapes, resampled: bool = True) -> Pair:
     """Pair the features before the last layer: the outputs of the last stages or blocks (D-010, D-011, D-012).
 
-    Raises `UserError` when the teacher's shall be `resampled` to the student's grid and their aspect ratios differ.
+    Raises `UserError` if the teacher's feature is to be `resampled` to the student's grid and aspect ratios differ.
     """
     pair = Pair(*list(student.items())[-1], *list(teacher.items())[-1])
     if resampled:
@@ -60,9 +60,9 @@ def pair_last(method: str, student: Shapes, teacher: Shapes, resampled: bool = T
 
 
 def pair_stages(method: str, student: Shapes, teacher: Shapes) -> list[Pair]:
-    """Pair the i-th of the student's L taps with the teacher's round(i M / L)-th of M, a half rounded up (D-027).
+    """Pair tap i of the student's L taps with tap round(i M / L) of the teacher's M, halves rounded up (D-027).
 
-    Equal numbers are paired in order, and last meets last always: 4 taps meet the 3rd, 6th, 9th and 12th of 12.
+    If L = M, taps are paired in order; the last taps are always paired. 4 taps are paired with taps 3, 6, 9, 12 of 12.
     Raises `UserError` when the student has more taps than the teacher, or the aspect ratios of a pair differ.
     """
     own, theirs = list(student.items()), list(teacher.items())
@@ -88,7 +88,7 @@ def _check_aspect(method: str, pair: Pair) -> None:
 
 
 def at_least_float32(dtype: torch.dtype) -> torch.dtype:
-    """Return the type to compute a loss in: float32 for half precision, float64 stays."""
+    """Return the type in which a loss is computed: float32 for float16, bfloat16 and float32, else float64."""
     return torch.promote_types(dtype, torch.float32)
 
 
@@ -103,12 +103,12 @@ def space_mean(values: Tensor) -> Tensor:
 
 
 def resample(target: Tensor, grid: torch.Size) -> Tensor:
-    """Return a teacher's map (B, C, h, w) on another grid, or as it is where grids agree (D-017).
+    """Resample a teacher's map (B, C, h, w) bilinearly to another grid; return it unchanged if the grids agree (D-017).
 
-    Both grids cover the whole image, so edges lie on edges (`align_corners` would lay outer centres on each other).
-    Bilinear; where the grid shrinks, the filter widens by the ratio (antialiasing). Along one axis from 14 to 8, the
-    spatial positions of the teacher then weigh 0.92 to 1.10, without it 0.44 to 1.53, and beyond a ratio of 2 some
-    nothing.
+    Both grids cover the whole image, so their edges are aligned (`align_corners` would align the outermost centres).
+    When the grid shrinks, the filter is widened by the ratio (antialiasing), so that all of the teacher's spatial
+    positions count nearly equally: along one axis from 14 to 8 with total weights of 0.92 to 1.10. Without it these
+    would be 0.44 to 1.53, and beyond a ratio of 2 some positions would be ignored.
     """
     if target.shape[-2:] == grid:
         return target
@@ -116,15 +116,15 @@ def resample(target: Tensor, grid: torch.Size) -> Tensor:
 
 
 def adapter(pair: Pair) -> nn.Module:
-    """Build f_adp (Eq. 4, D-009): a 1x1 convolution to the teacher's width, nothing when the widths agree."""
+    """Build f_adp (Eq. 4, D-009): a 1x1 convolution to the teacher's width, or the identity if the widths agree."""
     return nn.Identity() if pair.width == pair.teacher_width else nn.Conv2d(pair.width, pair.teacher_width, 1)
 
 
 def squared_error(feature: Tensor, target: Tensor, reduction: Literal["batch-mean", "sum"] = "batch-mean") -> Tensor:
-    """Sum (feature - target)^2 over C, h, w, and average it over B (D-001) or, for `sum`, add it up (Eq. 5).
+    """Sum (feature - target)^2 over C, h, w, then average over B (D-001) or, with `sum`, sum over B too (Eq. 5).
 
-    C is that of the teacher (D-002). `target` comes from `time_mean`, so the difference is float32 even when autocast
-    made `feature` half precision.
+    C is the teacher's (D-002). `target` comes from `time_mean`, so the difference is float32 even if autocast made
+    `feature` half precision.
     """
     error = (feature - target).square().sum()
     return error if reduction == "sum" else error / len(feature)

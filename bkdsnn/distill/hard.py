@@ -13,9 +13,9 @@ from bkdsnn.models.outputs import Outputs
 
 
 class HardLDLoss(Method):
-    """w CE(mean_t y_dist, argmax_k mean_t y_tea), averaged over the batch; y_dist the logits of the second head.
+    """w CE(mean_t y_dist, argmax_k mean_t y_tea), averaged over the batch; y_dist are the second head's logits.
 
-    DeiT's (1 - a) CE + a CE_hard with its a = 1/2 is half of L_CE and this term with weight 1 (D-032).
+    DeiT's loss (1 - a) CE + a CE_hard with a = 1/2 is half the sum of L_CE and this term with weight 1 (D-032).
     """
 
     def __init__(self, options: HardLD, student: Shapes, teacher: Shapes) -> None:

@@ -13,10 +13,11 @@ from bkdsnn.models.outputs import Outputs
 
 
 class KDSNNLoss(LayerWiseLoss):
-    """w_logits L_LD + w sum_stages |f_adp(F) - F_tea|^2, F the firing rates (time averages) of a stage.
+    """w_logits L_LD + w sum_stages |f_adp(F) - F_tea|^2, where F are the firing rates (time averages) of a stage.
 
-    `layers: last` takes the feature before the last layer for all stages (table 4c, single-layer; D-031); `blur_ratio`
-    compares by L_BKD; `published` keeps the feature part alone, on the feature before the last layer (D-021).
+    `layers: last` uses the feature before the last layer in place of all stages (table 4c, single-layer; D-031).
+    With `blur_ratio` features are compared by L_BKD. `published` keeps only the feature term, on the feature before the
+    last layer (D-021).
     """
 
     def __init__(self, options: KDSNN, student: Shapes, teacher: Shapes) -> None:

@@ -18,15 +18,15 @@ from bkdsnn.models.outputs import Outputs
 def attention(feature: Tensor) -> Tensor:
     """Reduce (B, C, h, w) to maps (B, h w) of unit length: squares summed over channels, L2-normalised per sample."""
     energy = feature.square().sum(1).flatten(1)
-    return F.normalize(energy, dim=1, eps=1e-6)  # eps: a silent stage has no direction, and gets a zero gradient
+    return F.normalize(energy, dim=1, eps=1e-6)  # eps: without spikes the norm is 0; the map and its gradient stay 0
 
 
 class LaSNNLoss(LayerWiseLoss):
-    """w sum_stages |A(F) - A(F_tea)|^2, averaged over the batch; F time averages, A the attention map.
+    """w sum_stages |A(F) - A(F_tea)|^2, averaged over the batch; F are time averages, A is the attention map.
 
-    This is our reading of the article (D-023), for the tokens of Transformers as well (D-026). `published` compares the
-    features themselves, through f_adp where widths differ (D-025), and so does `blur_ratio`, by L_BKD. Raises
-    `UserError` for attention on a single place beside attention on many.
+    This is our reading of the article (D-023), applied to the tokens of Transformers as well (D-026). `published`
+    compares the features themselves, after f_adp if their widths differ (D-025); `blur_ratio` compares them by L_BKD.
+    Raises `UserError` if attention on a single spatial position would be compared with attention on several.
     """
 
     def __init__(self, options: LaSNN, student: Shapes, teacher: Shapes) -> None:
@@ -42,13 +42,13 @@ class LaSNNLoss(LayerWiseLoss):
         return {"lasnn": self.compared(student, teacher, blur)}
 
     def features(self, student: Outputs, teacher: Outputs) -> list[tuple[Tensor, Tensor]]:
-        """Return what is compared: attention maps (B, h w), or features as `Method` gives them."""
+        """Return the pairs to compare: attention maps (B, h w), or features as `Method.features` returns them."""
         pairs = super().features(student, teacher)
         return [(attention(own), attention(target)) for own, target in pairs] if self.by_attention else pairs
 
 
 def _check_places(pairs: Sequence[Pair]) -> None:
-    """Refuse pairs of which one has a single place: its attention is 1, or after resampling even, whatever it sees."""
+    """Refuse a pair in which one map has a single spatial position: its attention is constant for every image."""
     for pair in pairs:
         if pair.grid != pair.teacher_grid and (1, 1) in (pair.grid, pair.teacher_grid):
             raise UserError(

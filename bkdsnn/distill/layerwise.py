@@ -1,4 +1,4 @@
-"""What KDSNN and LaSNN share: features compared layer by layer, as they are or by L_BKD."""
+"""Shared by KDSNN and LaSNN: features are compared layer by layer, directly or by L_BKD."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from bkdsnn.models.outputs import Outputs
 
 
 class LayerWiseLoss(Method):
-    """w sum_layers |F - F_tea|^2, averaged over the batch; F time averages, after f_adp unless `adapt` is false.
+    """w sum_layers |F - F_tea|^2, averaged over the batch; F are time averages, passed through f_adp if `adapt`.
 
-    With `blur_ratio` the sum is over L_BKD = |G(f_adp(F) * B) - F_tea|^2, each layer with its own f_adp, G and B
-    (per image and channel; D-028).
+    With `blur_ratio` each layer contributes L_BKD = |G(f_adp(F) * B) - F_tea|^2 instead, with its own f_adp, G and
+    mask B (one draw per image and channel; D-028).
     """
 
     def __init__(self, options: LayerWise, pairs: Sequence[Pair], adapt: bool = True) -> None:

@@ -23,9 +23,9 @@ def soft_cross_entropy(student: Tensor, teacher: Tensor, tau: float) -> Tensor:
 
 
 def focal_weight(student: Tensor, teacher: Tensor, labels: Tensor) -> Tensor:
-    """Return 1 - exp(-CE(student, label) / (CE(teacher, label) + 1e-7)), a constant (B,); published code only (D-018).
+    """Return the weight 1 - exp(-CE(student, label) / (CE(teacher, label) + 1e-7)) of each sample, (B,).
 
-    `labels` are (B,) or (B, K).
+    It occurs in the published code only (D-018) and passes no gradient. `labels` are (B,) or (B, K).
     """
     own, teachers = (F.cross_entropy(logits.detach(), labels, reduction="none") for logits in (student, teacher))
     return 1 - torch.exp(-own / (teachers + 1e-7))

@@ -1,4 +1,4 @@
-"""Temporal efficient training (Deng et al., ICLR 2022): every time-step is supervised by itself."""
+"""Temporal efficient training (Deng et al., ICLR 2022): the loss is computed at every time-step and averaged."""
 
 from __future__ import annotations
 
