@@ -39,11 +39,11 @@ METHODS: dict[str, Callable[..., Method]] = {
 
 
 class Criterion(nn.Module):
-    """Total loss of a run, Eq. 10, kept apart by name: the task loss first, then the terms in the order of the spec.
+    """Total loss of a run, Eq. 10, as named summands: the task loss first, then the terms in the order of the spec.
 
-    What the methods train beside the student (f_adp, G) are its parameters: optimised and checkpointed with the
-    student, never part of it. They are initialised from torch's global generator. Losses are computed in float32
-    under autocast (the convolutions of f_adp and G follow it); the teacher's outputs are constants.
+    Its parameters are those of the auxiliary modules (f_adp, G): they are optimised and checkpointed together with the
+    student, but are not part of it. They are initialised from torch's global generator. Losses are computed in float32
+    even under autocast (the convolutions of f_adp and G do use autocast's type); the teacher's outputs are constants.
 
     `student` and `teacher` give the shapes of all taps; `teacher` is None without distillation. Raises `UserError`
     when features cannot be compared, or a method is listed twice.

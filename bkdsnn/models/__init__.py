@@ -1,8 +1,8 @@
-"""The networks: built from a spec, called alike.
+"""The networks: built from a spec, all with the same interface.
 
 `net(images, taps)` takes images (B, 3, H, W), or frames of events (B, T, 2, H, W), and returns `Outputs`; `net.taps`
-names the features that it can return, the last being the one before the last layer. Nothing survives a call but the
-statistics of the norms in training.
+names the features that it can return, the last being the one before the last layer. Calls are independent of each
+other: only the running statistics of the norms change, and only in training.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _FAMILIES = {  # imported when they are built: the ViT needs timm, which no othe
 
 
 def build(network: config.Network, dataset: config.Dataset) -> Network:
-    """Return the network for that data, its weights drawn from torch's global generator: the caller seeds and forks it.
+    """Return the network for a dataset; its weights are drawn from torch's global generator, which the caller seeds.
 
     Raises:
         UserError: the network's form and norm contradict each other, or a learned time constant cannot begin at `tau`.

@@ -1,4 +1,4 @@
-"""Networks that are a chain of layers on folded activations: the passage through the chain stands here once.
+"""The base class of networks that are a chain of layers on folded activations, with their common forward pass.
 
 Shapes: T time-steps, B images, C channels, h w pixels, K classes; folded is (T*B, ...), time-major.
 """
@@ -14,9 +14,9 @@ from bkdsnn.models.outputs import Network, Outputs
 
 
 class Folded(Network):
-    """A stem, a chain of layers, what reduces the last map to a vector, and a head.
+    """A stem, a chain of layers, a reduction of the last map to a vector, and a head.
 
-    A family states how its stem is entered, and its layers where they are more than those of its taps.
+    A family implements `enter`, its stem, and overrides `chain` if it has more layers than those of its taps.
     """
 
     def forward(self, images: Tensor, taps: Sequence[str] = ()) -> Outputs:
@@ -25,7 +25,7 @@ class Folded(Network):
         A network that is built for events takes frames (B, T, 2, H, W) instead.
 
         Raises:
-            UserError: a tap that the network does not have, or another number of frames than of time-steps.
+            UserError: the network lacks a tap, or the number of frames is not its number of time-steps.
         """
         self.check_taps(taps)
         x, features = self.enter(self.fold(images)), {}
@@ -40,16 +40,16 @@ class Folded(Network):
 
     @abc.abstractmethod
     def enter(self, x: Tensor) -> Tensor:
-        """Return what the first layer takes, (T*B, C, h, w), of images (B, 3, H, W) or folded frames (T*B, 2, H, W)."""
+        """Return the first layer's input (T*B, C, h, w) for images (B, 3, H, W) or folded frames (T*B, 2, H, W)."""
 
     def chain(self) -> Iterable[tuple[str, nn.Module]]:
-        """Return the layers in order, those of a tap by its name."""
+        """Return the layers in order, with their names; the layer of a tap has the tap's name."""
         return [(tap, self.layer(tap)) for tap in self.taps]
 
     def pooled(self, x: Tensor) -> Tensor:
-        """Return the vector (T*B, C) that the last map (T*B, C, h, w) is reduced to: its mean over the map."""
+        """Reduce the last map (T*B, C, h, w) to a vector (T*B, C): by default its mean over spatial positions."""
         return x.mean((-2, -1))
 
     def decide(self, pooled: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Return logits (T*B, K), and in training those of a second head if there is one."""
+        """Return logits (T*B, K), and in training the second head's logits if there is a second head, else None."""
         return self.get_submodule(self.last_layer)(pooled), None

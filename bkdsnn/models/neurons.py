@@ -3,8 +3,8 @@
 A neuron charges its membrane with the input current, fires where the charged potential H reaches the threshold, and
 resets: H[t] = charge(V[t-1], X[t]), S[t] = H[t] >= v_threshold, V[t] = reset(H[t], S[t]); see `config.Neuron`.
 
-Shapes: T time-steps, B images, `...` whatever a layer has per image (C H W, or features). Activations are folded,
-(T*B, ...), time-major. Nothing survives a call: the membrane starts at `v_init` every time.
+Shapes: T time-steps, B images, `...` the dimensions of one image's activations (C H W, or features). Activations are
+folded, (T*B, ...), time-major. Neurons keep no state between calls: the membrane starts at `v_init` in each.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from bkdsnn.models.firing import fused, loop, native
 class Spiking(nn.Module):
     """The neurons of one layer: currents (T*B, ...) in, spikes 0 or 1 of the same shape and dtype out.
 
-    A `static` layer takes (B, ...) and feeds it at every step: the first neurons of a network that sees still images.
-    Of a `plif` neuron 1 / tau = sigmoid(w), and `w` is the layer's parameter, one number (Fang et al., ICCV 2021);
-    of others `w` is None. Raises `UserError` for a `plif` neuron whose `tau` no w gives, and for neurons that not even
-    torch's operations run.
+    A `static` layer takes currents (B, ...) and uses them at every step; these are the first neurons of a network for
+    still images. For `plif` neurons 1 / tau = sigmoid(w), where `w` is a parameter of the layer, one number (Fang et
+    al., ICCV 2021); for other kinds `w` is None. Raises `UserError` for a `plif` neuron with tau = 1, which no w gives,
+    and for a neuron that has no implementation.
     """
 
     def __init__(self, neuron: config.Neuron, timesteps: int, static: bool = False) -> None:
@@ -50,18 +50,18 @@ class Spiking(nn.Module):
         return fire(currents, self.w, self.neuron, self.timesteps, self.static)
 
     def extra_repr(self) -> str:
-        """Show what tells one layer of neurons from another."""
+        """Return the settings of the neurons, shown when the module is printed."""
         return f"{self.neuron.kind}, v_threshold={self.neuron.v_threshold}, T={self.timesteps}, static={self.static}"
 
 
 def implementation(device: torch.device, dtype: torch.dtype, neuron: config.Neuron) -> str:
-    """Name what runs such neurons: a module of `firing`, `gpu` or `native`, or `loop` where neither can."""
+    """Return the name of the module of `firing` that runs such neurons: `gpu`, `native`, or else `loop`."""
     engine = _engine(device.type, dtype, neuron)
     return "loop" if engine is None else engine.__name__.rpartition(".")[2]
 
 
 def implementations(network: nn.Module) -> list[str]:
-    """Name what runs the neurons of a network where it lies; nothing for an ANN."""
+    """Return the names of all implementations that run a network's neurons on its device; none for an ANN."""
     found = {part.neuron for part in network.modules() if isinstance(part, Spiking)}
     where = next(network.parameters())
     return sorted({implementation(where.device, where.dtype, neuron) for neuron in found})
@@ -69,7 +69,7 @@ def implementations(network: nn.Module) -> list[str]:
 
 @functools.cache
 def _engine(device: str, dtype: torch.dtype, neuron: config.Neuron) -> fused.Engine | None:
-    """Return what runs all steps of such neurons at once; None if there is nothing, and a warning of each reason."""
+    """Return the engine that runs all steps of such neurons in one pass, or None, with a warning per missing part."""
     name = {"cpu": "native", "cuda": "gpu"}.get(device)
     if name is None or (device == "cpu" and dtype not in native.TYPES):
         return None

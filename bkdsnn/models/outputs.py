@@ -1,4 +1,4 @@
-"""What every network is and returns."""
+"""The interface of all networks, and the outputs that they return."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from bkdsnn.core.errors import UserError, unknown
 
 
 class Outputs(NamedTuple):
-    """Logits of every time-step, and what distillation compares; T = 1 for an ANN.
+    """Logits of every time-step, and the features that distillation compares; T = 1 for an ANN.
 
-    `logits` is (T, B, K); `features` maps a tap such as `stage4` to (T, B, C, h, w); `pooled` is the vector (T, B, C)
-    that the last feature is reduced to before the head, (T, B, C h w) where a pooled map is flattened; `distilled`
-    holds the logits (T, B, K) of a second head that imitates a teacher, None in evaluation and for networks without
-    one.
+    `logits` is (T, B, K). `features` maps a tap such as `stage4` to (T, B, C, h, w). `pooled` is the vector (T, B, C)
+    to which the last feature is reduced before the head, or (T, B, C h w) if the network flattens its last map.
+    `distilled` holds the logits (T, B, K) of a second head that learns the teacher's decisions; it is None in
+    evaluation and for networks with one head.
     """
 
     logits: Tensor
@@ -28,10 +28,10 @@ class Outputs(NamedTuple):
 
 
 class Attended(NamedTuple):
-    """One self-attention: its module, its layers, its heads, and whether it is one of spikes, without softmax.
+    """One self-attention: its module, layers and number of heads; `spiking` if q, k, v are spikes, without softmax.
 
-    `layers` are those that give q, k, v and, of spikes, `attention`, each with the third of its channels where q, k and
-    v share one.
+    `layers` maps `q`, `k`, `v` and, if spiking, `attention` to the layer that outputs it, with None, or, if one layer
+    outputs q, k and v together, with the index (0 to 2) of the third of its channels.
     """
 
     module: nn.Module
@@ -43,8 +43,8 @@ class Attended(NamedTuple):
 class Network(nn.Module, abc.ABC):
     """A classifier of images (B, 3, H, W), or of frames (B, T, 2, H, W) of events, their counts as floats.
 
-    `taps` names the features it can return, the last of them the one before the last layer. What is abstract here a
-    family must state, or it cannot be built; what is not, it states where the answer below is not its own.
+    `taps` names the features that it can return, the last of them the one before the last layer. Every family of
+    networks implements the abstract methods, and overrides another method if its default does not hold for the family.
     """
 
     timesteps: int = 1
@@ -56,42 +56,43 @@ class Network(nn.Module, abc.ABC):
 
     @abc.abstractmethod
     def forward(self, images: Tensor, taps: Sequence[str] = ()) -> Outputs:
-        """Return the outputs, with the features of `taps`; a tap that there is not raises `UserError`."""
+        """Return the outputs, with the features of `taps`; an unknown tap raises `UserError`."""
 
     @abc.abstractmethod
     def segments(self) -> list[tuple[nn.Module, str]]:
-        """Return modules, each with the name of a method that maps one tensor to one, and is called once a pass.
+        """Return modules, each with the name of a method that maps one tensor to one and is called once per pass.
 
-        Together they keep most of what the backward pass needs; `recomputation.recompute` has them keep less.
+        Together they store most of the activations that the backward pass needs. `recomputation.recompute` makes them
+        store only their inputs.
         """
 
     @abc.abstractmethod
     def mac_layers(self) -> dict[str, int]:
-        """Return the layers that are fed with no spikes, and how often the paper's counting has each for one image.
+        """Return the layers whose inputs are not spikes, by module name, and how often each is counted per image.
 
-        By name of the module; all their operations are multiply-accumulates, FLOPS(1) of Eq. A5. The stem counts once
-        or T times, as the family's published code runs it. Of an ANN all layers count once, whatever stands here.
+        All their operations are multiply-accumulates, FLOPS(1) of Eq. A5. The stem counts once or T times, as often as
+        the family's published code runs it. In an ANN every layer counts once, regardless of this method.
         """
 
     def attentions(self) -> dict[str, Attended]:
-        """Return the self-attentions by the tap that they lie in; none."""
+        """Return the self-attentions by the tap of their block; by default none."""
         return {}
 
     def uncounted(self) -> Sequence[nn.Module]:
-        """Return modules with weights of their own that the counting of operations leaves out; none."""
+        """Return the modules with own weights that the counting of operations leaves out; by default none."""
         return ()
 
     def layer(self, tap: str) -> nn.Module:
-        """Return the module whose output (T*B, C, h, w), time-major, is that tap; an unknown one raises `UserError`."""
+        """Return the module whose output is the tap, (T*B, C, h, w), time-major; an unknown tap raises `UserError`."""
         self.check_taps([tap])
         return self.get_submodule(tap)
 
     def seen(self, tap: str) -> nn.Module:
-        """Return the module that Grad-CAM looks at for that tap: that of the tap."""
+        """Return the module whose output Grad-CAM uses for a tap: by default the tap's own."""
         return self.layer(tap)
 
     def as_map(self, output: Tensor) -> Tensor:
-        """Return (B, C, h, w), averaged over time, of the output of a module that is `seen`, or of its gradient."""
+        """Average the output of a module that `seen` returned, or its gradient, over time to (B, C, h, w)."""
         return self.unfold(output).mean(0)
 
     def unfold(self, x: Tensor) -> Tensor:
@@ -99,14 +100,14 @@ class Network(nn.Module, abc.ABC):
         return x.unflatten(0, (self.timesteps, -1))
 
     def blank(self, size: int) -> Tensor:
-        """Return one blank sample to call the network with: an image (1, 3, size, size), or frames of no events."""
+        """Return a sample of zeros to call the network with: an image (1, 3, size, size), or frames without events."""
         return next(self.parameters()).new_zeros(1, *self.sample, size, size)
 
     def fold(self, images: Tensor) -> Tensor:
-        """Return frames (B, T, 2, H, W) as (T*B, 2, H, W), time-major, and images as they are, both channels last.
+        """Return frames (B, T, 2, H, W) as (T*B, 2, H, W), time-major, and images in their shape, both channels last.
 
-        Training is then about 1.4 times faster on a CPU, and tokens (N, C) need no copy. Raises `UserError` for frames
-        of another T than the network's.
+        In that memory format training is about 1.4 times faster on a CPU, and maps become tokens (N, C) without a copy.
+        Raises `UserError` for frames whose T is not the network's.
         """
         if len(self.sample) == 1:
             return images.contiguous(memory_format=torch.channels_last)

@@ -9,8 +9,8 @@
 
 Parameters and buffers carry torchvision's names, so its published weights load as they are.
 
-Shapes: T time-steps, B images, C channels, h w pixels. Images are still: what precedes the first neuron runs once per
-image; everything after it is folded, (T*B, C, h, w), time-major, and norms see T*B samples.
+Shapes: T time-steps, B images, C channels, h w pixels. Images are still: layers before the first neuron run once per
+image; all later activations are folded, (T*B, C, h, w), time-major, and norms normalise over T*B samples.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class ResNet(Folded):
     """Stem, stages `layer1` .. `layerN`, average pool, fully connected head.
 
     `taps` names the outputs of the stages, `stage1` .. `stageN`; the last is the feature before the last layer
-    (D-010), with a hidden layer in the head too (D-011).
+    (D-010), also in a network whose head has a hidden layer (D-011).
     """
 
     last_layer = "fc"
@@ -61,15 +61,15 @@ class ResNet(Folded):
         return {"conv1": 1}
 
     def enter(self, x: Tensor) -> Tensor:
-        """Return what the first stage takes, (T*B, C, h, w), of images (B, 3, H, W)."""
+        """Return the input of the first stage, (T*B, C, h, w), for images (B, 3, H, W)."""
         return self.stem(x)
 
     def decide(self, pooled: Tensor) -> tuple[Tensor, None]:
-        """Return logits (T*B, K) of the vector (T*B, C)."""
+        """Return logits (T*B, K) for the pooled vector (T*B, C), and None: there is no second head."""
         return self.fc(self.hidden(pooled)), None
 
     def stem(self, x: Tensor) -> Tensor:
-        """Return what the first stage takes, (T*B, C, h, w), of images (B, 3, H, W)."""
+        """Return the input of the first stage, (T*B, C, h, w), for images (B, 3, H, W)."""
         pooled: Tensor = self.pool(self.act1(self.bn1(self.conv1(x))))
         return pooled
 
@@ -149,10 +149,10 @@ _BLOCKS: dict[str, type[Basic] | type[Bottleneck]] = {"basic": Basic, "bottlenec
 
 
 class Projection(nn.Conv2d):
-    """Convolution of 1 x 1 that takes every `stride`-th pixel first: the same products, by another way.
+    """A 1x1 convolution that subsamples its input before the convolution, which gives the same result as a stride.
 
-    On CPUs oneDNN's own way writes past its workspace in the backward pass if a channels-last input has fewer channels
-    than a vector (uxlfoundation/oneDNN, issue 6035): wrong memory, and now and then a crash.
+    On CPUs the backward pass of oneDNN's strided convolution writes past its workspace if a channels-last input has
+    fewer channels than a vector register (uxlfoundation/oneDNN, issue 6035): it corrupts memory and sometimes crashes.
     """
 
     def forward(self, x: Tensor) -> Tensor:
@@ -162,7 +162,7 @@ class Projection(nn.Conv2d):
 
 
 class PadShortcut(nn.Module):
-    """Shortcut without parameters (He et al., 2016, option A): every `stride`-th pixel, `extra` channels of zeros."""
+    """Shortcut without parameters (He et al., 2016, option A): subsample by `stride`, add `extra` zero channels."""
 
     def __init__(self, extra: int, stride: int) -> None:
         super().__init__()
@@ -226,10 +226,10 @@ def _norm(
 def _gain(network: config.ResNet, place: str) -> float:
     """Initial scale of a norm.
 
-    tdBN (Zheng et al., 2021) is a batch norm over T*B whose scale begins at alpha v_threshold, alpha = 1, or
-    1 / sqrt(2) for the two terms of a residual sum; folding alpha v_threshold into the learned scale changes only how
-    fast it learns. The reference trains Spiking ResNets with zero-initialised residual branches (Goyal et al., 2017;
-    D-056, D-058).
+    tdBN (Zheng et al., 2021) is a batch norm over T*B samples whose output is multiplied by alpha v_threshold, with
+    alpha = 1, or 1 / sqrt(2) for the two terms of a residual sum. Here this factor is the initial value of the learned
+    scale instead, which changes only how fast the scale learns. The reference trains Spiking ResNets with
+    zero-initialised residual branches (Goyal et al., 2017; D-056, D-058).
     """
     if network.norm == "tdbn":
         if network.neuron is None:
@@ -240,6 +240,6 @@ def _gain(network: config.ResNet, place: str) -> float:
 
 
 def _initialise(module: nn.Module) -> None:
-    """Draw convolutions as the SEW reference does (D-057); fully connected layers keep torch's default."""
+    """Initialise convolutions as the SEW reference does (D-057); fully connected layers keep torch's default."""
     if isinstance(module, nn.Conv2d):
         nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")

@@ -1,14 +1,15 @@
-"""What Spikformer and Spikingformer share: the tokenizer, attention and MLP but for their outer neurons, the head.
+"""Shared by Spikformer and Spikingformer: tokenizer, attention and MLP without the neurons around them, and head.
 
-Both are a tokenizer of five 3x3 convolutions and blocks of two residual branches, attention and MLP. They differ in
-where the neurons stand: behind each branch (Spikformer) or before it (Spikingformer). In form `ann` every neuron is a
-ReLU and attention has its softmax.
+Both consist of a tokenizer of five 3x3 convolutions and of blocks with two residual branches, attention and MLP. They
+differ in the position of the neurons: after each branch (Spikformer) or before it (Spikingformer). In form `ann` every
+neuron is a ReLU, and attention uses a softmax.
 
-Shapes: T time-steps, B images, D channels, h w the map of N = h w tokens, d = D / heads. Tokens stay maps, so linear
-layers are 1x1 convolutions. Images are still: what precedes the first neuron runs once per image; everything after it
-is folded, (T*B, D, h, w), time-major, and norms see T*B samples. Frames of events are folded from the start.
+Shapes: T time-steps, B images, D channels, N = h w tokens on a map of h w pixels, d = D / heads. Tokens are kept as
+maps, so linear layers are 1x1 convolutions. Images are still: layers before the first neuron run once per image; all
+later activations are folded, (T*B, D, h, w), time-major, and norms normalise over T*B samples. Frames of events are
+folded from the start.
 
-The references register two layer norms per block that they never call, 4 D parameters; they are left out here (D-063).
+The references register two layer norms per block, 4 D parameters, and never call them; they are left out here (D-063).
 """
 
 from __future__ import annotations
@@ -56,11 +57,11 @@ class Transformer(Folded):
         """Turn the spikes of the stem into the tokens that the first block takes, both (T*B, D, h, w)."""
 
     def mac_layers(self) -> dict[str, int]:
-        """Return the stem, before which images are repeated T times, and the head, fed with means over map and time."""
+        """Return the stem, counted for T copies of an image, and the head, whose inputs are means, not spikes."""
         return {"stem.0.0": self.timesteps, self.last_layer: 1}
 
     def attentions(self) -> dict[str, Attended]:
-        """Return that of every block."""
+        """Return the attention of every block."""
         return attentions(self)
 
     def enter(self, x: Tensor) -> Tensor:
@@ -73,10 +74,10 @@ class Transformer(Folded):
 
 
 class Attention(nn.Module):
-    """Self-attention of spikes, from what enters q, k and v to the currents of its projection: (T*B, D, h, w) to same.
+    """Spiking self-attention: from the common input of q, k and v to currents, both (T*B, D, h, w).
 
-    `qkv_neuron` returns (T*B, 3 D, h, w), the spikes of q, of k and of v; `attention_neuron` returns (T*B, D, h, w).
-    One projection of width 3 D is the same as three.
+    `qkv_neuron` returns (T*B, 3 D, h, w), the spikes of q, k and v; `attention_neuron` returns (T*B, D, h, w). One
+    projection to 3 D channels computes the same as three projections to D.
     """
 
     def __init__(self, network: config.SpikingTransformer, qkv_bias: bool) -> None:
@@ -103,7 +104,7 @@ class Attention(nn.Module):
 
 
 def attentions(network: Network) -> dict[str, Attended]:
-    """Return the attention of every tap of a network whose taps are blocks with one."""
+    """Return the attention of every tap; each tap of the network must be a block with an attention."""
     found = {tap: network.layer(tap).attention for tap in network.taps}
     return {tap: one.attended() for tap, one in found.items()}  # type: ignore[operator,union-attr]
 
@@ -111,8 +112,8 @@ def attentions(network: Network) -> dict[str, Attended]:
 def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
     """Return scale q k^T v of q, k, v (..., N, d): attention without softmax (Spikformer, Zhou et al., ICLR 2023).
 
-    The product is associative: 2 N^2 d multiplications from the left, 2 N d^2 from the right; the cheaper is taken
-    (D-067).
+    The product is associative. It takes 2 N^2 d multiplications if q k^T is computed first and 2 N d^2 if k^T v is; the
+    cheaper order is used (D-067).
     """
     if left_first(*q.shape[-2:]):
         return (q @ k.mT * scale) @ v
@@ -120,15 +121,15 @@ def attend(q: Tensor, k: Tensor, v: Tensor, scale: float) -> Tensor:
 
 
 def left_first(tokens: int, width: int) -> bool:
-    """Return whether `attend` multiplies q and k^T first, for N tokens of width d a head."""
+    """Return whether `attend` computes q k^T first, for N tokens and d channels per head."""
     return tokens < width
 
 
 class StillNorm(nn.BatchNorm2d):
-    """Batch norm of images (B, C, h, w) as if each were repeated `timesteps` times, as the references do (D-068).
+    """Batch norm of images (B, C, h, w) that behaves as if each were repeated T = `timesteps` times (D-068).
 
-    Repeating changes neither the mean nor the variance of a batch, but the running variance is the unbiased one: n
-    times the batch's over n - 1, with n = T B h w in the place of B h w.
+    The references do repeat them. That changes neither the mean nor the biased variance of a batch, but it does change
+    the running variance, which is unbiased: n / (n - 1) times the biased one, with n = T B h w instead of B h w.
     """
 
     running_mean: Tensor
@@ -144,7 +145,7 @@ class StillNorm(nn.BatchNorm2d):
         """Return the normalised (B, C, h, w)."""
         if not self.training:
             return super().forward(x)
-        # The backward pass keeps the tensors that the statistics are written to: they must not be the running ones.
+        # Autograd saves the tensors to which the statistics are written, so they must not be the running ones.
         mean, variance = torch.zeros_like(self.running_mean), torch.zeros_like(self.running_var)
         normalised = functional.batch_norm(x, mean, variance, self.weight, self.bias, True, 1.0, self.eps)
         samples = x.numel() // x.shape[1]
@@ -156,7 +157,7 @@ class StillNorm(nn.BatchNorm2d):
 
 
 def mlp(network: config.SpikingTransformer) -> nn.Sequential:
-    """Return the layers from what enters an MLP to the currents of its second projection: (T*B, D, h, w) to same."""
+    """Return the layers of an MLP, from its input to the currents of its second projection, both (T*B, D, h, w)."""
     hidden = network.mlp_ratio * network.dim
     return nn.Sequential(projection(network.dim, hidden), neuron(network), projection(hidden, network.dim))
 
@@ -174,7 +175,7 @@ def neuron(network: config.SpikingTransformer, static: bool = False, **changes: 
 
 
 def initialise_linear(module: nn.Module) -> None:
-    """Draw a linear layer, or the 1x1 convolution that stands for one, as the references do."""
+    """Initialise a linear layer, or a 1x1 convolution in its role, as the references do."""
     if isinstance(module, nn.Linear | nn.Conv2d):
         nn.init.trunc_normal_(module.weight, std=0.02)
         nn.init.zeros_(module.get_parameter("bias"))
@@ -188,7 +189,7 @@ def _stem(network: config.SpikingTransformer, dataset: config.Dataset) -> nn.Seq
 
 
 def _stage(network: config.SpikingTransformer, index: int, inputs: int, outputs: int, still: bool) -> nn.Sequential:
-    """Convolution, norm, neuron; a pool before the neuron with CML, behind it without. `still`: of still images."""
+    """Convolution, norm, neuron; with CML the pool precedes the neuron, else it follows. `still`: for still images."""
     norm = StillNorm(outputs, network.timesteps) if still else nn.BatchNorm2d(outputs)
     layers = [_conv(inputs, outputs), norm, neuron(network, static=still)]
     if index in network.pools:
