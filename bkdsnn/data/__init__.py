@@ -1,6 +1,6 @@
-"""Labelled images and recordings of events: real ones that the user supplies, embedded ones made from a dependency.
+"""Labelled images and event recordings: real ones that the user supplies, or embedded ones built from scikit-learn's.
 
-`prepare` checks or builds the data once and writes a manifest; `open_data` gives batches of what the manifest lists.
+`prepare` checks or builds the data once and writes a manifest; `open_data` returns a loader for the listed data.
 Importing this package loads neither torch nor NumPy.
 """
 
@@ -28,8 +28,8 @@ def prepare(dataset: Dataset, root: Path | None, manifest: Path) -> None:
     """Check real data below `root`, or build embedded data beside `manifest`, then write the manifest.
 
     Embedded arrays become `<manifest stem>.npz`, embedded recordings the folder `<dataset>`, which is kept if the
-    manifest of an earlier call describes it. Raises UserError for whatever is missing, damaged or not the dataset that
-    its name promises.
+    manifest of an earlier call describes it. Raises UserError if data are missing or damaged, or if their numbers are
+    not those of the published dataset of that name.
     """
     folder = None if dataset.embedded else real_folder(dataset, root)
     found = _survey(dataset, folder, manifest)
@@ -53,11 +53,12 @@ def open_data(
 ) -> Loader:
     """Return the loader of prepared data.
 
-    `view` says how test images are cut out of files; those in memory have their size. A recording has `timesteps`
-    frames, and `teacher_timesteps` for a teacher if there is one; images have neither. `workers` processes decode files
-    and apply RandAugment; nothing else needs any. All processes of a `group` get the same batches. Raises UserError if
-    the manifest is of another dataset spec, if files have changed since it was written or frames are missing, or if
-    `augment` is wrong or does not suit the format.
+    `view` says how test images are cropped from image files; images in memory already have the right size. Of a
+    recording the student gets `timesteps` frames and its teacher, if any, `teacher_timesteps`; both are ignored for
+    images. `workers` processes decode image files and apply RandAugment; other data are loaded without them. All
+    processes of a `group` get the same batches. Raises UserError if the manifest belongs to another dataset spec, if
+    files have changed since it was written, if frames are missing, or if `augment` is invalid or does not suit the
+    format.
     """
     from bkdsnn.data.loader import ImageLoader
     from bkdsnn.machine.distributed import ALONE
@@ -112,7 +113,7 @@ def _file_splits(
 def _memory_splits(
     dataset: Dataset, arrays: Arrays, augment: Augment, seed: int, device: torch.device, workers: int
 ) -> tuple[Split, Split]:
-    """Return splits that stay on the device; but RandAugment works on single images, on the CPU."""
+    """Return splits kept on the device; training images stay on the CPU if RandAugment must distort them singly."""
     from bkdsnn.data.loader import MemorySplit
 
     test = MemorySplit(arrays.test_images, arrays.test_labels, device)
@@ -143,7 +144,7 @@ def _survey(dataset: Dataset, folder: Path | None, manifest: Path) -> Found:
 
 
 def _simulated(dataset: Dataset, manifest: Path) -> Found:
-    """Write embedded recordings, unless those that the manifest describes are all there, and survey them."""
+    """Write the embedded recordings, or reuse them if the manifest describes exactly those on disk; survey them."""
     from bkdsnn.data.events import simulate
     from bkdsnn.data.events.survey import survey
 
@@ -183,7 +184,7 @@ def _check_augment(dataset: Dataset, augment: Augment) -> None:
 
 
 def _unsuited(dataset: Dataset) -> dict[str, str]:
-    """Return the fields of Augment that the format does not know, each with the one that stands in its place."""
+    """Return the fields of Augment that the format does not support, each with the field to use instead."""
     if dataset.events:
         return dict.fromkeys(("crop_padding", "resized_crop", "randaugment", "erasing"), "neuromorphic")
     crops = ("crop_padding", "resized_crop")

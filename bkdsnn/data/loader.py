@@ -19,10 +19,10 @@ from bkdsnn.machine.distributed import ALONE, Group
 
 
 class Split(Protocol):
-    """The training or the test images, as an ImageLoader reads them.
+    """The training or the test images, in the form that an ImageLoader reads.
 
-    `single` says that images are read one by one, each with draws of its own: a part of a batch then costs no more than
-    its share.
+    `single` says that images are read one by one, each with its own random stream. Several processes can then share the
+    work of reading a batch, because a fraction of a batch takes that fraction of the time.
     """
 
     single: bool
@@ -33,16 +33,16 @@ class Split(Protocol):
     def read(self, order: Tensor, size: int, steps: range, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images, uint8 (B, 3, H, W), and labels, int64 (B,), on the device.
 
-        The indices `order` (N,) are cut into batches of `size`, of which those numbered `steps` are read.
+        The indices `order` (N,) are divided into batches of `size` images; the batches numbered `steps` are read.
         """
 
 
 class Batch(NamedTuple):
-    """A training batch on the device: what the student sees, what its teacher sees, and labels.
+    """A training batch on the device: student input, teacher input and labels.
 
-    `images` are float32 (B, C, H, W), or frames (B, T, C, H, W); `shown` are the same recordings with the teacher's T,
-    and where nothing sets the two apart the very same tensor. `labels` are int64 (B,), or after mixing and smoothing
-    probabilities (B, K).
+    `images`, the student input, are float32 (B, C, H, W), or frames (B, T, C, H, W). `shown`, the teacher input, is the
+    same tensor object, or for a teacher with another T the frames of the same recordings with that T. `labels` are
+    classes, int64 (B,), or after mixing or label smoothing probabilities, float32 (B, K).
     """
 
     images: Tensor
@@ -53,8 +53,8 @@ class Batch(NamedTuple):
 class Loader(abc.ABC):
     """An open dataset.
 
-    `steps` is the number of full training batches in an epoch, an incomplete last batch is dropped (D-089); `digest` is
-    that of the manifest.
+    `steps` is the number of full training batches in an epoch; an incomplete last batch is dropped (D-089). `digest` is
+    the manifest's checksum of the data.
     """
 
     def __init__(self, train_size: int, test_size: int, digest: str, batch_size: int, seed: int) -> None:
@@ -63,7 +63,7 @@ class Loader(abc.ABC):
         self._batch_size, self._seed = batch_size, seed
 
     def train(self, epoch: int, first_step: int = 0) -> Iterator[Batch]:
-        """Yield the augmented batches of an epoch, without its first `first_step`."""
+        """Yield the augmented batches of an epoch, from number `first_step` on."""
         order = shuffled(self.train_size, self._seed, epoch)
         return self._read_train(order, range(first_step, self.steps), epoch)
 
@@ -73,11 +73,11 @@ class Loader(abc.ABC):
         return range(math.ceil(self.test_size / self._batch_size))
 
     def test_rows(self, step: int) -> slice:
-        """Return which test images are in a batch."""
+        """Return the slice of the test images that batch `step` holds."""
         return slice(step * self._batch_size, (step + 1) * self._batch_size)
 
     def test(self, first: int = 0, stride: int = 1) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield all test images and labels once, in order, not augmented, or each `stride`-th batch of them."""
+        """Yield test images, not augmented, and labels in order: every `stride`-th batch from number `first` on."""
         return self._read_test(torch.arange(self.test_size), self.test_steps[first::stride])
 
     @abc.abstractmethod
@@ -90,7 +90,7 @@ class Loader(abc.ABC):
 
 
 class ImageLoader(Loader):
-    """Still images, float32 (B, 3, H, W), normalised; a teacher sees the very tensor that the student sees."""
+    """Still images, float32 (B, 3, H, W), normalised; teacher input and student input are the same tensor."""
 
     def __init__(
         self,
@@ -112,7 +112,7 @@ class ImageLoader(Loader):
         self._erasing = Erasing(augment, seed, device)
 
     def _read_train(self, order: Tensor, steps: range, epoch: int) -> Iterator[Batch]:
-        """Of images that are read one by one each process reads its own, and all have them before they are mixed."""
+        """Yield the batches; images that are read one by one are divided among the processes, then gathered by all."""
         size = self._batch_size // self._group.size
         own = torch.cat([self._group.rows(batch) for batch in order.split(self._batch_size)[: self.steps]])
         for step, (raw, labels) in zip(steps, self._train.read(own, size, steps, epoch), strict=True):
@@ -125,7 +125,7 @@ class ImageLoader(Loader):
 
 
 class MemorySplit:
-    """A Split kept as bytes on the device, which augments whole batches there; without `augment`, none."""
+    """A Split kept as uint8 on the device, where whole batches are augmented; by default there is no augmentation."""
 
     single = False
 
@@ -144,7 +144,7 @@ class MemorySplit:
         return len(self._labels)
 
     def read(self, order: Tensor, size: int, steps: range, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the batches as `Split` says; their stream is (seed, epoch, step)."""
+        """Yield the batches as `Split` says; each is augmented with the random stream (seed, epoch, step)."""
         batches = sent(order, self._labels.device).split(size)
         for step in steps:
             draws = generator(self._seed, "augmentation", epoch, step)

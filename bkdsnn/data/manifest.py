@@ -1,4 +1,4 @@
-"""The manifest: one JSON file that says which data a run saw, down to their checksums."""
+"""The manifest: one JSON file that describes the data of a dataset exactly, with checksums."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from bkdsnn.core.errors import UserError, explain
 
 
 class FileRecord(Strict):
-    """One file or one folder, relative to the folder of the dataset.
+    """One file or one folder, with its path relative to the folder of the dataset.
 
-    The checksum is of the file's bytes; that of a folder of recordings covers all of them; image folders have none.
+    The checksum of a file is that of its bytes; that of a folder of recordings covers all; image folders have none.
     """
 
     path: str
@@ -26,7 +26,7 @@ class FileRecord(Strict):
 
 
 class Found(NamedTuple):
-    """What a survey of the data found: numbers of images or recordings, digest of their content, files."""
+    """Result of a survey of the data: numbers of images or recordings, digest of their content, files."""
 
     train: int
     test: int
@@ -35,7 +35,7 @@ class Found(NamedTuple):
 
 
 class Manifest(Strict):
-    """Contents of the manifest. `root` is the dataset's folder; embedded data lie beside the manifest instead."""
+    """Contents of the manifest. `root` is the dataset's folder, None for embedded data, stored beside it."""
 
     name: str
     label: str
@@ -51,7 +51,7 @@ class Manifest(Strict):
 
     @classmethod
     def of(cls, dataset: Dataset, found: Found, root: Path | None) -> Manifest:
-        """Return the manifest of what was found for `dataset` below `root` (None: beside the manifest)."""
+        """Return the manifest of `dataset`, found by a survey below `root` (None: beside the manifest)."""
         return cls(
             name=dataset.name,
             label=dataset.label or dataset.name,
@@ -81,7 +81,7 @@ class Manifest(Strict):
         files.write_text(path, self.model_dump_json(indent=1) + "\n")
 
     def verify(self, folder: Path) -> None:
-        """Check size and SHA-256 of every file below `folder`; UserError that names the first that changed."""
+        """Check size and SHA-256 of every file below `folder`; UserError names the first missing or changed file."""
         for record in self.files:
             path = folder / record.path
             if not path.is_file():

@@ -1,4 +1,4 @@
-"""Views of decoded images, made one at a time by worker processes: cut, mirrored, distorted by RandAugment."""
+"""Views of decoded images: cropped, mirrored and distorted by RandAugment, one image at a time, by worker processes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Viewer = Callable[[Image.Image, int, int], Image.Image]  # image, its index, epo
 
 
 class Pictures(Protocol):
-    """Decoded images and labels by number."""
+    """A sequence of decoded images with their labels."""
 
     def __len__(self) -> int:
         """Return the number of images."""
@@ -48,14 +48,14 @@ class ArrayPictures:
 
 
 class CentralView:
-    """The view of test images: shorter edge scaled to side / `view.crop`, rounded down as timm does; its centre."""
+    """The view of test images: shorter edge scaled to side / `view.crop`, rounded down as in timm; its centre."""
 
     def __init__(self, side: int, view: View) -> None:
         self._side, self._short = side, math.floor(side / view.crop)
         self._filter = FILTERS[view.interpolation]
 
     def __call__(self, image: Image.Image, index: int, epoch: int) -> Image.Image:
-        """Return the central (side, side), whatever index and epoch."""
+        """Return the central crop of (side, side) pixels; it does not depend on index and epoch."""
         side = self._side
         width, height = (int(self._short * edge / min(image.size)) for edge in image.size)
         left, top = round((width - side) / 2), round((height - side) / 2)
@@ -63,9 +63,9 @@ class CentralView:
 
 
 class RandomView:
-    """Views of training images: cut, mirrored, then distorted by RandAugment, in timm's order.
+    """Views of training images: cropped, mirrored, then distorted by RandAugment, in timm's order.
 
-    The cut is that of `resized_crop` or `crop_padding`; with neither, the central view.
+    The crop is that of `resized_crop` or `crop_padding`; if neither is set, it is the central view.
     """
 
     def __init__(self, dataset: Dataset, augment: Augment, view: View, seed: int) -> None:
@@ -74,7 +74,7 @@ class RandomView:
         self._distort = randaugment(dataset, augment) if augment.randaugment else None
 
     def __call__(self, image: Image.Image, index: int, epoch: int) -> Image.Image:
-        """Return a random view (side, side) of training image `index`; its streams are (seed, epoch, index)."""
+        """Return a random view (side, side) of training image `index`, a function of (seed, epoch, index)."""
         draws = generator(self._seed, "augmentation", epoch, index)
         view = self._cut(image, draws)
         if self._augment.flip and torch.rand((), generator=draws) < 0.5:
@@ -97,8 +97,9 @@ class RandomView:
 def random_box(width: int, height: int, crop: ResizedCrop, draws: torch.Generator) -> Box:
     """Draw the box of a RandomResizedCrop (Szegedy et al., 2015) from an image of `width` x `height` pixels.
 
-    Its area is uniform in `crop.scale` of the image's, its aspect ratio log-uniform in `crop.ratio`. The first of ten
-    draws that fits is taken; if none fits, the largest central box whose ratio is in that range.
+    The box's share of the image's area is uniform in `crop.scale`, its aspect ratio log-uniform in `crop.ratio`. The
+    first of ten draws that fits into the image is used; if none fits, the largest central box with a ratio in that
+    range.
     """
     area = width * height * torch.empty(10).uniform_(*crop.scale, generator=draws)
     ratio = torch.empty(10).uniform_(*map(math.log, crop.ratio), generator=draws).exp()
@@ -119,7 +120,7 @@ def _central_box(width: int, height: int, narrowest: float, widest: float) -> Bo
 
 
 class ViewSplit:
-    """A Split (see `bkdsnn.data.loader`) of views, made by worker processes: at most `workers`, at most one a core."""
+    """A Split (see `bkdsnn.data.loader`) of views, made by `workers` processes, but by at most one per CPU core."""
 
     single = True
 
@@ -132,7 +133,7 @@ class ViewSplit:
 
     def read(self, order: Tensor, size: int, steps: range, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield the batches as `Split` says. Raises the UserError of a picture that cannot be read."""
-        # The generator serves only to keep DataLoader away from the global one.
+        # Without a generator of its own, DataLoader would draw from torch's global one.
         loader = DataLoader(
             Batches(self._pictures, self._view, order.split(size), epoch),
             batch_size=None,
@@ -149,9 +150,9 @@ class ViewSplit:
 
 
 class Batches(torch.utils.data.Dataset):
-    """Batch number -> images, uint8 (B, 3, side, side), and labels (B,): the work of one worker process at a time.
+    """Maps a batch number to images, uint8 (B, 3, side, side), and labels (B,); each batch is made by one worker.
 
-    A UserError is returned, not raised: DataLoader would bury its one line in a traceback.
+    A UserError is returned instead of raised, because DataLoader would wrap its one line in a traceback.
     """
 
     def __init__(self, pictures: Pictures, view: Viewer, batches: tuple[Tensor, ...], epoch: int) -> None:

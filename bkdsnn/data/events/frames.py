@@ -1,4 +1,4 @@
-"""Frames from events: T frames a recording, kept as arrays that training maps into memory."""
+"""Integrate event recordings to T frames each, and store these as arrays that training maps into memory."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ from bkdsnn.data.events.recording import Recording, damaged
 from bkdsnn.data.events.survey import Tour
 from bkdsnn.data.manifest import Manifest
 
-COUNT = np.dtype("<u2")  # of events by pixel, polarity and frame
+COUNT = np.dtype("<u2")  # number of events at one pixel, of one polarity, in one frame
 
 
 def integrate(recording: Recording, timesteps: int, events: Events, side: int) -> np.ndarray:
-    """Count the events of a recording, of which there is one or more, in ascending order: uint16 (T, 2, side, side).
+    """Count the N > 0 events of a recording per time slice, polarity and pixel: uint16 (T, 2, side, side).
 
-    Channel 0 counts OFF, 1 ON. With `slices: count`, each of T parts has N // T events and the last the rest as well,
-    as in spikingjelly; where N < T only the last frame has any. With `slices: time`, each part lasts
-    (t[-1] - t[0]) // T microseconds and the last to the end; a part without events is a frame of zeros. Raises
-    UserError if a pixel counts more than 65,535 events in one frame.
+    Events must ascend in time. Channel 0 counts OFF events, channel 1 ON events. With `slices: count`, each of the T
+    slices has N // T events, and the last also the remainder, as in spikingjelly; if N < T, only the last has events.
+    With `slices: time`, each slice lasts (t[-1] - t[0]) // T microseconds, and the last until the end; a slice without
+    events is a frame of zeros. Raises UserError if a pixel has more than 65,535 events in one frame.
     """
     edges = _edges(recording.t, timesteps, events.slices)
     rows, columns = (_addresses(length, max(events.sensor), side) for length in events.sensor)
@@ -43,7 +43,7 @@ def integrate(recording: Recording, timesteps: int, events: Events, side: int) -
 
 
 def _edges(t: np.ndarray, timesteps: int, slices: str) -> np.ndarray:
-    """Return where the parts begin, and the number of events: (T + 1,)."""
+    """Return the index of each time slice's first event, and at the end the number of events: (T + 1,)."""
     parts = np.arange(timesteps)
     if slices == "count":
         begin = parts * (len(t) // timesteps)
@@ -53,7 +53,7 @@ def _edges(t: np.ndarray, timesteps: int, slices: str) -> np.ndarray:
 
 
 def _addresses(length: int, longest: int, side: int) -> np.ndarray:
-    """Return the row or column of the frame for each address of the sensor, (length,): scaled to fit, centred."""
+    """Map each row (or column) of the sensor to one of the frame, (length,): scaled down if too large, centred."""
     scaled = np.arange(length) * side // longest if longest > side else np.arange(length)
     return scaled + (side - 1 - scaled[-1]) // 2
 
@@ -68,7 +68,7 @@ class Clips(NamedTuple):
 
 
 class FrameSettings(Strict):
-    """Everything that frames depend on; `source` is the digest of the recordings, `side` in pixels."""
+    """All settings that determine the frames; `source` is the digest of the recordings, `side` is in pixels."""
 
     source: str
     versions: dict[str, int]
@@ -78,7 +78,7 @@ class FrameSettings(Strict):
 
     @classmethod
     def of(cls, dataset: Dataset, source: Manifest, timesteps: int) -> FrameSettings:
-        """Return the settings by which the recordings of a manifest become `timesteps` frames each."""
+        """Return the settings for integrating each recording of a manifest to `timesteps` frames."""
         assert dataset.events  # held by the validator of `Dataset`
         return cls(
             source=source.digest,
@@ -90,7 +90,7 @@ class FrameSettings(Strict):
 
 
 class FramesRecord(Strict):
-    """The JSON file that says what the arrays beside it hold."""
+    """The JSON file that describes the arrays of frames beside it."""
 
     settings: FrameSettings
     train_labels: tuple[int, ...]
@@ -98,7 +98,7 @@ class FramesRecord(Strict):
 
     @classmethod
     def read(cls, path: Path, settings: FrameSettings) -> FramesRecord:
-        """Read the record at `path`; UserError if it is absent, damaged, or of other settings (names the first)."""
+        """Read the record at `path`; UserError if absent, damaged or made with other settings (names the first)."""
         if not path.is_file():
             raise UserError(
                 f"the record of frames {path} is missing; run the workflow, which makes it first, "
@@ -115,11 +115,11 @@ class FramesRecord(Strict):
 
 
 def convert(dataset: Dataset, manifest: Path, timesteps: int) -> None:
-    """Integrate all recordings that `manifest` lists to T frames each, unless that has been done.
+    """Integrate all recordings that `manifest` lists to T frames each, or reuse frames made with the same settings.
 
     Writes `<dataset>-t<T>-train.npy` and `-test.npy` beside the manifest, uint16 (N, T, 2, S, S), then
-    `<dataset>-t<T>.json`. Raises UserError if recordings have changed since the manifest was written, or cannot be
-    read; then nothing is left behind.
+    `<dataset>-t<T>.json`. Raises UserError if recordings cannot be read or have changed since the manifest was written;
+    in that case no new files remain.
     """
     source, path = Manifest.read(manifest, dataset), _record(dataset, manifest, timesteps)
     settings = FrameSettings.of(dataset, source, timesteps)
@@ -132,8 +132,8 @@ def convert(dataset: Dataset, manifest: Path, timesteps: int) -> None:
         with files.replacing(_array(path, "test")) as test:
             _write(test, tour, "test", settings)
             tour.check(source.files)
-            if not _stands(path, settings):  # another process may just have made the same
-                path.unlink(missing_ok=True)  # a record never stands beside arrays of another
+            if not _stands(path, settings):  # it is valid if another process has just made the same frames
+                path.unlink(missing_ok=True)  # a record must never describe other arrays than those beside it
     labels = {split: tuple(item.label for item in items) for split, items in tour.splits.items()}
     record = FramesRecord(settings=settings, train_labels=labels["train"], test_labels=labels["test"])
     files.write_text(path, record.model_dump_json() + "\n")
@@ -141,7 +141,7 @@ def convert(dataset: Dataset, manifest: Path, timesteps: int) -> None:
 
 
 def load(dataset: Dataset, manifest: Path, timesteps: int) -> Clips:
-    """Map the frames of a dataset into memory; UserError if they are absent, damaged, or of other data or settings."""
+    """Map the frames of a dataset into memory; UserError if absent, damaged, or made from other data or settings."""
     settings = FrameSettings.of(dataset, Manifest.read(manifest, dataset), timesteps)
     return _open(_record(dataset, manifest, timesteps), settings)
 
@@ -170,7 +170,7 @@ def _shape(settings: FrameSettings, count: int) -> tuple[int, ...]:
 
 
 def _stands(path: Path, settings: FrameSettings) -> bool:
-    """Whether the record at `path` and its arrays can be opened."""
+    """Return whether the record at `path` and its arrays are complete and match `settings`."""
     with contextlib.suppress(UserError):
         _open(path, settings)
         return True
@@ -178,7 +178,7 @@ def _stands(path: Path, settings: FrameSettings) -> bool:
 
 
 def _write(path: Path, tour: Tour, split: str, settings: FrameSettings) -> None:
-    """Write the frames of a split one after another: a mapped file would end the process where the disk is full."""
+    """Write the frames of a split one after another; on a full disk writing to a mapped file would kill the process."""
     shape = _shape(settings, len(tour.splits[split]))
     with path.open("wb") as stream:
         np.lib.format.write_array_header_1_0(stream, {"descr": COUNT.str, "fortran_order": False, "shape": shape})
@@ -188,7 +188,7 @@ def _write(path: Path, tour: Tour, split: str, settings: FrameSettings) -> None:
 
 
 def _integrated(file: Path, clips: Iterable[Item], settings: FrameSettings) -> Iterator[np.ndarray]:
-    """Read a file once and yield the frames of its clips, (T, 2, S, S) each; UserError that names the file."""
+    """Read a file once and yield the frames of its clips, (T, 2, S, S) each; every UserError names the file."""
     recording = formats.read(file, settings.events)
     for clip in clips:
         events = _cut(file, recording, clip)
