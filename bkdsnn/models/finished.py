@@ -1,4 +1,4 @@
-"""The network that a finished run left: the one place that builds it and gives it its weights."""
+"""Build the network of a finished run with its trained weights."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bkdsnn.runs import checkpoint
 def finished_network(spec: RunSpec, folder: Path, device: torch.device | str = "cpu") -> Network:
     """Return the network of the run in `folder`, in evaluation mode.
 
-    Raises `UserError` if the run is unfinished, and for weights that are damaged, of another spec, or do not fit.
+    Raises `UserError` if the run is unfinished, or if its weights are damaged, belong to another spec, or do not fit.
     """
     network = models.build(spec.network, spec.dataset)
     checkpoint.load_run(network, spec, folder)

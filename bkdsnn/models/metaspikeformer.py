@@ -12,8 +12,8 @@ The geometry is that of the authors' code; neurons stand before the convolutions
 
 The authors' code declares stochastic depth but never applies it: there is none here (D-071).
 
-Shapes: T time-steps, B images, C channels, h w pixels. Images are still: what precedes the first neuron runs once per
-image; everything after it is folded, (T*B, C, h, w), time-major, and norms see T*B samples.
+Shapes: T time-steps, B images, C channels, h w pixels. Images are still: layers before the first neuron run once per
+image; all later activations are folded, (T*B, C, h, w), time-major, and norms normalise over T*B samples.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ class MetaSpikeformer(Folded):
     """Stem, trunk, mean over the map, neurons, linear head.
 
     `taps` names the outputs of the attention blocks, `block1` .. `blockN`; the last is the feature before the head.
-    A network with `distilled_head` has a second head after the same neurons (D-073): it imitates a teacher's decisions
-    in training, and in evaluation both heads' logits are averaged (DeiT, Touvron et al., 2021).
+    A network with `distilled_head` has a second head after the same neurons (D-073): in training it learns the
+    teacher's decisions, and in evaluation the logits of both heads are averaged (DeiT, Touvron et al., 2021).
     """
 
     last_layer = "head"
@@ -56,11 +56,11 @@ class MetaSpikeformer(Folded):
         self.distilled_head = _head(network, dataset) if network.distilled_head else None
 
     def mac_layers(self) -> dict[str, int]:
-        """Return the stem, before which the published code repeats images T times."""
+        """Return the stem, counted T times because the published code repeats images T times before it."""
         return {"stem.0": self.timesteps}
 
     def attentions(self) -> dict[str, Attended]:
-        """Return that of every block."""
+        """Return the attention of every block."""
         return attentions(self)
 
     def enter(self, x: Tensor) -> Tensor:
@@ -168,11 +168,11 @@ class Attention(nn.Module):
 
 
 class PaddedNorm(nn.BatchNorm2d):
-    """Batch norm, then a border of one pixel that holds what the norm makes of zero.
+    """Batch norm, then a border of one pixel, filled with the norm's output for input zero.
 
-    Behind a 1x1 convolution without bias this is a zero border before it, which lets the convolutions that surround it
-    be merged into one 3x3 (Ding et al., 2021). As in the authors' code the border follows the running statistics,
-    in training too, and passes no gradient (D-072).
+    After a 1x1 convolution without bias this equals zero padding before that convolution, so that the convolutions
+    before and after the norm can be merged into one 3x3 convolution (Ding et al., 2021). As in the authors' code the
+    border is computed from the running statistics, in training too, and passes no gradient (D-072).
     """
 
     running_mean: Tensor
@@ -191,7 +191,7 @@ class PaddedNorm(nn.BatchNorm2d):
 
 
 def _reparameterised(width: int) -> tuple[nn.Module, ...]:
-    """Return the layers that take the place of a linear map: (T*B, C, h, w) to the same."""
+    """Return the convolutions and norms that replace a linear map: (T*B, C, h, w) to the same."""
     depthwise = nn.Conv2d(width, width, 3, groups=width, bias=False)
     first = nn.Conv2d(width, width, 1, bias=False)
     return first, PaddedNorm(width), depthwise, *_conv(width, width, 1, bias=False), nn.BatchNorm2d(width)
@@ -209,7 +209,7 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, bias: bool = 
 
 
 def _trunk(network: config.MetaSpikeformer) -> OrderedDict[str, nn.Module]:
-    """Return all layers after the stem, by name; the first of them sees still images."""
+    """Return all layers after the stem, by name; the first is `static`: its input is the currents of still images."""
     widths = (network.dims[0] // 2, *network.dims)
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     convolutions, blocks = count(1), count(1)

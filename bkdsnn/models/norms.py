@@ -1,4 +1,4 @@
-"""Which modules keep statistics of the batches that they see: several processes and recomputation must know them."""
+"""Find the modules that keep batch statistics, which training on several processes and recomputation must handle."""
 
 from __future__ import annotations
 

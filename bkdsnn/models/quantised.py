@@ -1,7 +1,7 @@
-"""QCFS (Bu et al., ICLR 2022): an activation that a spiking neuron reproduces exactly, and that neuron.
+"""QCFS (Bu et al., ICLR 2022): an ANN activation, and the spiking neuron that reproduces it exactly.
 
-Both modules hold one parameter of the same name and shape, theta, so converting a network is loading its state dict
-into the spiking form.
+Both modules have a single parameter, theta, of the same name and shape. A network is therefore converted by loading its
+state dict into its spiking form.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CONVERTED = config.Neuron(kind="if", v_threshold=1.0, v_reset=None, v_init=0.5, 
 class ClipFloor(nn.Module):
     """clip(floor(x L / theta + 1/2) / L, 0, 1) theta, of any shape; theta is learned, one per layer.
 
-    The gradient passes the floor unchanged (straight through) and stops outside [0, theta] (D-060).
+    The gradient passes the floor function unchanged (straight through) and is zero outside [0, theta] (D-060).
     """
 
     def __init__(self, quantised: config.Quantised) -> None:

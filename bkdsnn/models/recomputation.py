@@ -1,8 +1,9 @@
-"""Training in less memory: activations that are computed again instead of kept (Chen et al., 2016).
+"""Training in less memory: activations are recomputed instead of stored (Chen et al., 2016).
 
-A network names its segments. Of each only the input is kept until the backward pass comes to it and computes the rest
-again: the same numbers in the same order, so that loss, gradients and statistics are the same bits, for one more
-forward pass in time. Networks draw no random numbers, so none are kept.
+A network lists its segments. Only the input of each is stored; when the backward pass reaches a segment, its
+activations are recomputed by the same operations in the same order, so that loss, gradients and statistics are equal
+bit by bit. This costs the time of one more forward pass. Networks draw no random numbers, so no generator state is
+stored.
 """
 
 from __future__ import annotations
@@ -22,10 +23,10 @@ from bkdsnn.models.outputs import Network
 
 
 def recompute(network: Network) -> None:
-    """Have a network keep the inputs of its segments alone, wherever gradients are wanted.
+    """Make a network store only the inputs of its segments, whenever gradients are enabled.
 
-    Hooks on a segment's module see it called once a step, those on modules within it twice. Raises `UserError` for a
-    module that would count a batch twice in its statistics, since it is not one of torch's norms.
+    Hooks on a segment's own module are called once per step, hooks on modules within it twice. Raises `UserError` for a
+    module that keeps statistics but is not one of torch's norms, since it would count each batch twice.
     """
     for module, method in network.segments():
         norms = [_norm(name, part) for name, part in with_statistics(module)]
@@ -52,15 +53,16 @@ def _lean(method: Callable[[Tensor], Tensor], norms: Sequence[_NormBase], x: Ten
 def _passes(
     norms: Sequence[_NormBase],
 ) -> tuple[contextlib.AbstractContextManager[None], contextlib.AbstractContextManager[None]]:
-    """Return what surrounds the first pass and the second."""
+    """Return the contexts in which the first pass and the recomputation run."""
     return contextlib.nullcontext(), _counted(norms)
 
 
 @contextlib.contextmanager
 def _counted(norms: Sequence[_NormBase]) -> Iterator[None]:
-    """Let norms normalise by a batch that their statistics have already.
+    """Let norms process a batch again without counting it again in their running statistics.
 
-    They get copies of these, and no share in them for the batch: a `PaddedNorm` reads them after it has added to them.
+    They get copies of their statistics, and momentum 0. The copies are those after the first pass, because the forward
+    pass of a `PaddedNorm` reads its statistics after the batch has updated them.
     """
     before = [(norm, norm.momentum, dict(norm.named_buffers())) for norm in norms]
     for norm, _, buffers in before:

@@ -1,6 +1,6 @@
-"""Batch norm over the batches of several processes, as if they were one (Ioffe & Szegedy, 2015, on a global batch).
+"""Batch norm over the global batch, the batches of all processes together (Ioffe & Szegedy, 2015).
 
-torch's own SyncBatchNorm refuses tensors on a CPU, where it could be tested; this one serves every device.
+torch's own SyncBatchNorm does not support CPU tensors and so could not be tested there; this one runs on every device.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ PLACES = (0, 2, 3)  # of (B, C, h, w): all but the channels
 
 
 class SyncedNorm(nn.BatchNorm2d):
-    """Batch norm of (B, C, h, w) over the batches of the processes in `group`, which have one size."""
+    """Batch norm of (B, C, h, w) over the batches of all processes in `group`, which must have equal sizes."""
 
     group: Group
     running_mean: Tensor
@@ -41,22 +41,22 @@ class SyncedNorm(nn.BatchNorm2d):
         return normalised
 
     def unbiased(self, samples: int) -> float:
-        """Return the factor from the variance of so many samples to the one that is kept."""
+        """Return the factor from the biased variance of `samples` samples to the unbiased running variance."""
         return samples / (samples - 1)
 
 
 class SyncedStillNorm(SyncedNorm):
-    """What a `StillNorm` is, over the batches of several processes."""
+    """A `StillNorm` over the batches of several processes."""
 
     timesteps: int
 
     def unbiased(self, samples: int) -> float:
-        """Return the factor for samples that are repeated `timesteps` times."""
+        """Return the factor for `samples` samples that are each repeated `timesteps` times."""
         return self.timesteps * samples / (self.timesteps * samples - 1)
 
 
 class SyncedPaddedNorm(PaddedNorm, SyncedNorm):
-    """A `PaddedNorm`, whose border lies around a `SyncedNorm`."""
+    """A `PaddedNorm` over the batches of several processes: a `SyncedNorm` with a border around its output."""
 
 
 SYNCED: dict[type[nn.Module], type[nn.Module]] = {
@@ -67,7 +67,7 @@ SYNCED: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def synchronise(network: nn.Module, group: Group) -> None:
-    """Have the batch norms of a network take their statistics from the batches of all processes.
+    """Make the batch norms of a network compute their statistics over the batches of all processes.
 
     Raises `UserError` for a module that keeps statistics and has no synchronised form in `SYNCED`.
     """
@@ -86,8 +86,8 @@ def synchronise(network: nn.Module, group: Group) -> None:
 class _Normalised(torch.autograd.Function):
     """Normalised (B, C, h, w), with mean and biased variance (C) of the global batch; each pass communicates once.
 
-    Backward: dL/dx = w / sigma (dL/dy - mean(dL/dy) - x^ mean(dL/dy x^)), means over the global batch, L the sum of all
-    processes' losses. Gradients of weight and bias are this process's share of them.
+    Backward: dL/dx = w / sigma (dL/dy - mean(dL/dy) - x^ mean(dL/dy x^)), where x^ is the normalised x, means are over
+    the global batch, and L is the sum of all processes' losses. Gradients of weight and bias are this process's share.
     """
 
     @staticmethod

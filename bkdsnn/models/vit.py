@@ -1,6 +1,6 @@
-"""Vision transformer (Dosovitskiy et al., ICLR 2021) as timm has it, made a teacher of students that see other images.
+"""Vision transformer (Dosovitskiy et al., ICLR 2021) from timm, as a teacher with its own image size and normalisation.
 
-Parameters carry timm's names, so the weights that it publishes load as they are.
+Parameters have timm's names, so its published weights load unchanged.
 
 Shapes: B images, D channels, h w patches (`image_size` / `patch` each way). T = 1: there is no time.
 """
@@ -20,10 +20,10 @@ from bkdsnn.models.outputs import Attended, Network, Outputs
 
 
 class ViT(VisionTransformer, Network):
-    """timm's network behind its own normalisation and size: it takes what the student takes.
+    """timm's network, which takes the student's images and first converts them to its own normalisation and size.
 
-    `taps` names the patch tokens after each block, `block1` .. `blockN`, as maps; the last after the final norm, as the
-    head sees them (D-015). `pooled` is the class token after that norm (D-016).
+    `taps` names the patch tokens after each block, `block1` .. `blockN`, as maps. The last are those after the final
+    norm, which are the input of the head (D-015). `pooled` is the class token after that norm (D-016).
     """
 
     last_layer = "head"
@@ -72,7 +72,7 @@ class ViT(VisionTransformer, Network):
         return {}
 
     def attentions(self) -> dict[str, Attended]:
-        """Return that of every block, whose layer `qkv` gives q, k and v."""
+        """Return the attention of every block; its layer `qkv` outputs q, k and v together."""
         found = {tap: self.layer(tap).get_submodule("attn") for tap in self.taps}
         return {
             tap: Attended(
@@ -82,13 +82,13 @@ class ViT(VisionTransformer, Network):
         }
 
     def uncounted(self) -> Sequence[nn.Module]:
-        """Return the network itself, whose own weights are the class token and the positions."""
+        """Return the network itself, whose own weights are the class token and the position embedding."""
         return [self]
 
     def seen(self, tap: str) -> nn.Module:
-        """Return the block of a tap, but of the last the norm before its attention.
+        """Return the block of a tap, but for the last tap the norm before its block's attention.
 
-        Behind the last attention the class token alone reaches the logits: no patch has a gradient.
+        After the last attention the logits depend on the class token alone, so patch tokens have no gradient there.
         """
         return self.layer(tap).get_submodule("norm1") if tap == self.taps[-1] else self.layer(tap)
 
@@ -108,7 +108,7 @@ class ViT(VisionTransformer, Network):
     def prepare(self, images: Tensor) -> Tensor:
         """Return (B, 3, image_size, image_size) in the network's normalisation (D-146).
 
-        Interpolation commutes with a scale and shift per channel, so they are applied to the smaller of both sizes.
+        Interpolation commutes with a scale and shift per channel, so these are applied at the smaller image size.
         """
         if images.shape[-1] > self.image_size:
             return self._normalise(self._resize(images))

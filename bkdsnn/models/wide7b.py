@@ -6,10 +6,10 @@
     unit5 .. unit7              1/16 .. 1/64  128        the same; a 1x1 convolution before it where the width changes
     head                        1/128         128        linear, on what is left of the map, flattened
 
-A convolution here is one without bias, its norm and its neurons.
+Each convolution has no bias and is followed by a norm and neurons.
 
-Shapes: T time-steps, B recordings, C channels, h w pixels, K classes. Everything is folded, (T*B, C, h, w), time-major,
-and norms see T*B samples.
+Shapes: T time-steps, B recordings, C channels, h w pixels, K classes. Activations are folded, (T*B, C, h, w),
+time-major, and norms normalise over T*B samples.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ class Wide7B(Folded):
     """Stem, units `unit1` .. `unitN`, linear head.
 
     `taps` names the outputs of the units, before the pooling that follows each; the last is the feature before the
-    last layer (D-097). The mean over time of the logits is the head of the mean, as in the authors' code: both are
-    linear.
+    last layer (D-097). The authors' code averages over time before the head, here the logits are averaged: the result
+    is the same, because the head is linear.
     """
 
     last_layer = "head"
@@ -47,7 +47,7 @@ class Wide7B(Folded):
         self.head = nn.Linear(network.widths[-1] * side**2, dataset.classes)
 
     def mac_layers(self) -> dict[str, int]:
-        """Return the stem, which is shown T frames."""
+        """Return the stem, counted T times because its input are T frames."""
         return {"stem.0": self.timesteps}
 
     def enter(self, x: Tensor) -> Tensor:
@@ -64,12 +64,12 @@ class Wide7B(Folded):
         return x.flatten(1)
 
     def segments(self) -> list[tuple[nn.Module, str]]:
-        """Return the layers: the first unit is most of the network, and would be most of its peak computed again."""
+        """Return single layers: recomputing the whole first unit, the largest, would need most of the peak memory."""
         return [(part, "forward") for part in self.modules() if isinstance(part, Layer)]
 
 
 class Unit(nn.Module):
-    """A SEW block, its two 3x3 convolutions added to its input; a 1x1 convolution before it if `width` is another.
+    """A SEW block of two 3x3 convolutions with a shortcut, after a 1x1 convolution if `inputs` differs from `width`.
 
     (T*B, inputs, h, w) to (T*B, width, h, w): small integers, sums of spikes.
     """

@@ -1,1 +1,1 @@
-"""How neurons fire: by torch's operations (`loop`); `fused`, in C on a CPU (`native`) or by Triton on a GPU (`gpu`)."""
+"""Implementations of spiking neurons: torch's operations (`loop`), C on a CPU (`native`), Triton on a GPU (`gpu`)."""

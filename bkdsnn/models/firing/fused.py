@@ -1,11 +1,11 @@
-"""Spiking neurons in one pass forward and one backward.
+"""Spiking neurons in one fused pass forward and one backward.
 
-Such passes take as long as the memory that they read and write. Of the forward pass nothing is kept but the currents,
-in the dtype that they came in; the backward pass charges the membrane again, where it costs no memory. In bf16 a value
-costs 4 bytes forward, 6 backward, and 2 in between; with a float32 membrane kept, as spikingjelly 2.0.0's kernels do,
-8, 8 and 4.
+The time of such a pass is that of its memory traffic. Saved for backward: only the input currents, in their own dtype;
+the backward pass recomputes the membrane potential in registers or cache. In bf16 the passes move 4 bytes per value
+forward and 6 backward, and store 2 in between. With a stored float32 membrane, as in the kernels of spikingjelly 2.0.0,
+these would be 8, 8 and 4.
 
-Operations are those of `loop` in their order, products and sums rounded each, so that spikes are the same.
+Operations and their order are those of `loop`, and each product and sum is rounded separately, so spikes are the same.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from bkdsnn import config
 
 
 class Run(NamedTuple):
-    """What is to be run: the neurons of one layer, through all time-steps, the same currents at each if `static`."""
+    """The arguments of a pass: neurons, number of time-steps; `static` if all steps have the same input currents."""
 
     neuron: config.Neuron
     timesteps: int
@@ -28,15 +28,15 @@ class Run(NamedTuple):
 
 
 class Engine(Protocol):
-    """Runs neurons on one kind of device. Tensors are dense and in one order; `rate` () is a learned 1 / tau."""
+    """Runs neurons on one kind of device. Tensors are dense in one memory format; `rate` () is a learned 1 / tau."""
 
     __name__: str
 
     def missing(self, neuron: config.Neuron, dtype: torch.dtype) -> str | None:
-        """Say what the engine or this machine lacks to run such neurons; None if nothing."""
+        """Say what the engine or this machine lacks to run such neurons; None if it can run them."""
 
     def forward(self, x: Tensor, rate: Tensor | None, spikes: Tensor, run: Run) -> None:
-        """Fill `spikes` (T*B, ...) with what the currents `x` give."""
+        """Fill `spikes` (T*B, ...) with the spikes that the currents `x` cause."""
 
     def backward(self, x: Tensor, rate: Tensor | None, grad_spikes: Tensor, grad_x: Tensor, run: Run) -> Tensor | None:
         """Fill `grad_x` with dL/dx and return dL/drate (), None where there is no rate."""

@@ -1,4 +1,4 @@
-"""Spiking neurons on a GPU: starts the kernels that Triton compiles, one neuron a value and all T steps in each."""
+"""Spiking neurons on a GPU: launches the Triton kernels, in which each lane runs one neuron through all T steps."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def forward(x: Tensor, rate: Tensor | None, spikes: Tensor, run: Run) -> None:
 
 
 def backward(x: Tensor, rate: Tensor | None, grad_spikes: Tensor, grad_x: Tensor, run: Run) -> Tensor | None:
-    """Run the kernel, see `fused.Engine`; every program sums its own part of dL/drate, so that the order is fixed."""
+    """Run the kernel, see `fused.Engine`; each program sums its share of dL/drate, so the order of sums is fixed."""
     count = grad_spikes.numel() // run.timesteps
     programs = triton.cdiv(count, BLOCK)
     parts = None if rate is None else rate.new_empty(programs, dtype=torch.promote_types(x.dtype, torch.float32))
@@ -56,7 +56,7 @@ def backward(x: Tensor, rate: Tensor | None, grad_spikes: Tensor, grad_x: Tensor
 
 
 def constants(run: Run) -> dict[str, Any]:
-    """Return what both kernels are compiled for."""
+    """Return the compile-time constants of both kernels."""
     neuron, at = run.neuron, levels(run.neuron)
     kind = {"KIND": neuron.kind, "TAU": neuron.tau, "DECAY": neuron.decay_input, "SOFT": neuron.v_reset is None}
     potentials = {"THRESHOLD": at.threshold, "START": at.start, "DROP": at.drop}
@@ -64,11 +64,11 @@ def constants(run: Run) -> dict[str, Any]:
 
 
 def slopes(neuron: config.Neuron) -> dict[str, Any]:
-    """Return what the backward kernel is compiled for besides."""
+    """Return the further compile-time constants of the backward kernel."""
     return {"DETACH": neuron.detach_reset, "SURROGATE": neuron.surrogate, "ALPHA": neuron.alpha}
 
 
 def how(x: Tensor) -> dict[str, Any]:
-    """Return how a kernel is compiled. With products and sums fused spikes would not be those of a CPU."""
+    """Return the compile options of a kernel. Fused multiply-adds are off: spikes could differ from those of a CPU."""
     membrane = tl.float64 if x.dtype == torch.float64 else tl.float32
     return {"MEMBRANE": membrane, "SIZE": BLOCK, "num_warps": WARPS, "enable_fp_fusion": False}

@@ -1,8 +1,8 @@
-"""What Triton compiles of spiking neurons; `gpu` starts it.
+"""The Triton kernels of spiking neurons; `gpu` launches them.
 
-Currents and spikes are T times N values, N those of one step: pointers go on by one step at a time, so that 2^31 values
-and more are no trouble. A program has SIZE neurons, and keeps their potentials as MEMBRANE, in registers. `rate` is
-1 / tau. Potentials are measured from the reset potential.
+Currents and spikes are T times N values, with N neurons. Pointers advance by one time-step at a time, so that tensors
+of 2^31 and more values work too. Each program runs SIZE neurons and keeps their potentials in registers, in the type
+MEMBRANE. `rate` is 1 / tau. Potentials are relative to the reset potential.
 """
 
 # mypy: ignore-errors

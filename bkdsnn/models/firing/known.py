@@ -1,4 +1,4 @@
-"""Which neurons an implementation can run: it states them, so that it is never given others to run in silence."""
+"""Every implementation declares which neurons it can run, so that it never silently runs others wrongly."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FIELDS = frozenset(
 class Known(NamedTuple):
     """The kinds and surrogates of an implementation, and the fields of `config.Neuron` that it reads.
 
-    `file` is where they are implemented. `surrogates` is None where every one will do.
+    `file` contains the implementation. `surrogates` is None if it can run all of them.
     """
 
     file: str
@@ -23,7 +23,7 @@ class Known(NamedTuple):
     fields: frozenset[str] = FIELDS
 
     def lacking(self, neuron: config.Neuron) -> str | None:
-        """Say what such neurons have that the implementation lacks; None if nothing."""
+        """Say which feature of such neurons the implementation lacks; None if it can run them."""
         fields = type(neuron).model_fields
         strange = [name for name in fields if name not in self.fields and getattr(neuron, name) != fields[name].default]
         if strange:

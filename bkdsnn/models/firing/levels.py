@@ -1,4 +1,4 @@
-"""The potentials that matter to a neuron, measured from its reset potential: a hard reset then goes to 0."""
+"""The characteristic potentials of a neuron, relative to its reset potential, so that a hard reset sets V to 0."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from bkdsnn import config
 
 
 class Levels(NamedTuple):
-    """Where a neuron fires, where it starts, and what a soft reset takes away."""
+    """Threshold, initial potential, and the potential that a soft reset subtracts (`drop`)."""
 
     threshold: float
     start: float

@@ -1,4 +1,4 @@
-"""Spiking neurons by torch's own operations: on every device, in every dtype; of the forward pass only H is kept."""
+"""Spiking neurons by torch's own operations, for every device and dtype; only H is saved for the backward pass."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def fire(currents: Tensor, w: Tensor | None, neuron: config.Neuron, timesteps: i
 
 
 class _Fire(torch.autograd.Function):
-    """Potentials are measured from the reset potential, so that a hard reset is a product with 1 - S.
+    """Potentials are relative to the reset potential, so that a hard reset is a product with 1 - S.
 
     Backward: dL/dH[t] = dL/dS[t] slope(H[t]) + dL/dH[t+1] dH[t+1]/dV[t] dV[t]/dH[t].
     """
@@ -102,7 +102,7 @@ def _reset(h: Tensor, spike: Tensor, neuron: config.Neuron, out: Tensor) -> None
 
 
 def _grad_w(g: Sequence[Tensor], h: Sequence[Tensor], neuron: config.Neuron, tau: float) -> Tensor:
-    """dL/dw = dL/d(1/tau) (1/tau) (1 - 1/tau) of g[t] = dL/dH[t]; each V[t-1] is found again from H[t-1].
+    """dL/dw = dL/d(1/tau) (1/tau) (1 - 1/tau), from g[t] = dL/dH[t]; each V[t-1] is recomputed from H[t-1].
 
     dH[t]/d(1/tau) is X[t] - V[t-1] = tau (H[t] - V[t-1]) where the input decays, else -V[t-1].
     """
@@ -116,7 +116,7 @@ def _grad_w(g: Sequence[Tensor], h: Sequence[Tensor], neuron: config.Neuron, tau
 
 
 def _kept(h: Tensor, slope: Tensor, neuron: config.Neuron) -> Tensor:
-    """dV[t]/dH[t]; where the reset is detached, without the way through the spike. `slope` is dS[t]/dH[t]."""
+    """dV[t]/dH[t]; a detached reset passes no gradient through the spike. `slope` is dS[t]/dH[t]."""
     if neuron.v_reset is None:
         return torch.ones_like(h) if neuron.detach_reset else 1 - neuron.v_threshold * slope
     silent = torch.lt(h, levels(neuron).threshold, out=torch.empty_like(h))

@@ -1,4 +1,4 @@
-"""Spiking neurons on a CPU: compiles `native.c` for each kind of neuron, a tenth of a second each, and calls it."""
+"""Spiking neurons on a CPU: compiles `native.c` for each kind of neuron (0.1 s each) and calls the functions."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ from bkdsnn.models.firing.levels import levels
 
 TYPES = {torch.float32: "float", torch.float64: "double"}
 BLOCK = 1024  # neurons, as in native.c
-ROOM = 2**17  # bytes that compiling takes at most
-SHARE = 2**16  # values that are worth a thread of their own
+ROOM = 2**17  # bytes that the compiled library needs at most
+SHARE = 2**16  # neurons per thread from which a further thread pays off
 SOURCE = Path(__file__).with_suffix(".c")
 SURROGATES = ("atan", "sigmoid", "triangle", "rectangle")  # numbered as in native.c
 KNOWN = Known("native.c", ("if", "lif", "plif"), SURROGATES)
-# No -ffast-math, and nothing fused: spikes are to be those of every other implementation.
+# No -ffast-math and no fused multiply-add: spikes must equal those of the other implementations.
 FLAGS = ("-O3", "-march=native", "-ffp-contract=off", "-fno-math-errno", "-fno-trapping-math")
 FORM = ("-shared", "-fPIC", "-s", "-pipe")
-TRIES = 3  # a signal to all processes of a job may end a compiler; what the run then does must not depend on it
+TRIES = 3  # a signal to all processes of a job may kill the compiler, and must not change the choice of implementation
 
 
 class Layer(ctypes.Structure):
-    """The numbers of a call, as native.c declares them."""
+    """The scalar arguments of a call, a structure that native.c declares likewise."""
 
     _fields_ = [
         *((name, ctypes.c_double) for name in ("tau", "rate", "threshold", "start", "drop", "alpha")),
@@ -46,10 +46,10 @@ class Layer(ctypes.Structure):
 
 
 class Library:
-    """The two functions for one kind of neuron. Raises `OSError` where they cannot be compiled or loaded.
+    """The two functions for one kind of neuron. Raises `OSError` if they cannot be compiled or loaded.
 
-    Raises `UserError` where there is no room for them: torch's operations in their place would be other rounding, and
-    the next attempt at the same run would have room again.
+    Raises `UserError` if they cannot be written. Falling back to torch's operations would be wrong here: these round
+    differently, so the same run would give other numbers once there is space again.
     """
 
     def __init__(self, definitions: tuple[str, ...]) -> None:
@@ -79,7 +79,7 @@ def _expect_room(path: Path) -> None:
 
 
 def arguments(tensors: int) -> list[Any]:
-    """Return the types of a function's arguments: the layer, addresses of values, the first neuron and the last."""
+    """Return the types of a function's arguments: the layer, addresses of tensors, the first neuron and the last."""
     return [ctypes.POINTER(Layer), *[ctypes.c_void_p] * tensors, ctypes.c_int64, ctypes.c_int64]
 
 
@@ -94,7 +94,7 @@ def compiler() -> list[str]:
 
 @functools.cache
 def library(neuron: config.Neuron, dtype: torch.dtype) -> Library:
-    """Return the functions for such neurons; numbers are no part of them."""
+    """Return the functions for such neurons; scalars such as `tau` are arguments, so one library serves all values."""
     flags = {"DECAY": neuron.decay_input, "SOFT": neuron.v_reset is None, "DETACH": neuron.detach_reset}
     numbers = {**flags, "SURROGATE": SURROGATES.index(neuron.surrogate)}
     defined = (f"-D{neuron.kind.upper()}", f"-DREAL={TYPES[dtype]}")
@@ -105,7 +105,7 @@ _compiled = functools.cache(Library)
 
 
 def missing(neuron: config.Neuron, dtype: torch.dtype) -> str | None:
-    """Say what native.c lacks to run such neurons, or this machine to compile them; None if nothing."""
+    """Say what native.c lacks to run such neurons, or this machine to compile it; None if nothing is missing."""
     if lacking := KNOWN.lacking(neuron):
         return lacking
     try:
@@ -142,7 +142,7 @@ def _layer(rate: Tensor | None, spikes: Tensor, run: Run) -> Layer:
 
 
 def _spread(call: Callable[[int, int], Any], count: int) -> list[Any]:
-    """Call for all neurons, a part of them in each of torch's threads if that is worth it."""
+    """Call the function for all neurons, divided among as many threads as torch has, if there are enough of them."""
     threads = max(1, min(torch.get_num_threads(), count // SHARE))
     step = -(-count // (threads * BLOCK)) * BLOCK
     parts = [(first, min(first + step, count)) for first in range(0, count, step)]
