@@ -1,4 +1,4 @@
-"""Augmentation of whole batches on their device: of raw images, and erasing of normalised ones."""
+"""Augmentation of whole batches on their device: crop and mirror raw images, erase boxes in normalised ones."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from bkdsnn.machine.devices import sent
 def augmented(images: Tensor, augment: Augment, draws: torch.Generator) -> Tensor:
     """Return the batch (B, C, H, W) randomly cropped after zero padding and randomly mirrored, as `augment` says.
 
-    Offsets are uniform in 0 ... 2 crop_padding, mirroring has probability 1/2. All numbers come from the CPU
-    generator `draws`, so that every device sees the same images. Padding is of raw pixels (black), before
-    normalisation, as in the published CIFAR recipes.
+    Offsets are uniform in 0 ... 2 crop_padding, mirroring has probability 1/2. All random numbers come from the CPU
+    generator `draws`, so that images do not depend on the device. Raw images are padded with black before they are
+    normalised, as in the published CIFAR recipes.
     """
     if not (augment.crop_padding or augment.flip):
         return images
@@ -46,8 +46,8 @@ def window(images: Tensor, padding: int, top: Tensor, left: Tensor, mirrored: Te
 class Erasing:
     """Random erasing (Zhong et al., AAAI 2020) by timm: one box of 2 to 33 % of the area, ratio 0.3 to 1/0.3.
 
-    Each image of a batch is erased with probability `augment.erasing`; the box is filled with 0, the mean colour
-    (`const`), or with standard normal noise (`pixel`), for which a GPU waits: every box is sent by itself.
+    Each image of a batch is erased with probability `augment.erasing`. The box is filled with 0, the mean colour
+    (`const`), or with standard normal noise (`pixel`). Noise is slower on a GPU, which must wait for each box's copy.
     """
 
     def __init__(self, augment: Augment, seed: int, device: torch.device) -> None:
@@ -65,6 +65,6 @@ class Erasing:
 def _eraser(augment: Augment, device: torch.device) -> Callable[[Tensor], Tensor]:
     from timm.data.random_erasing import RandomErasing
 
-    # `device` is where the filling is made: noise on the CPU, so that every device sees the same images (D-085).
+    # `device` is where the filling is made. Noise is drawn on the CPU, to be equal on all devices (D-085).
     filled = "cpu" if augment.erasing_mode == "pixel" else device
     return RandomErasing(augment.erasing, mode=augment.erasing_mode, device=filled)

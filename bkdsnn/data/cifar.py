@@ -13,7 +13,7 @@ from bkdsnn.data.manifest import Found, digest_of, file_record
 
 
 def survey(dataset: Dataset, folder: Path) -> Found:
-    """Read every record once and file_record the files; UserError as `read`."""
+    """Read every record once and return counts, digest and checksums of the files; raises UserError as `read` does."""
     arrays = read(dataset, folder)
     layout = BINARY[dataset.classes]
     files = [file_record(folder / name) for name in (*layout.train, layout.test)]

@@ -23,7 +23,7 @@ MOST = 1 << 30  # bytes of an archive's files; CIFAR has 0.2 GB
 
 
 class Images(NamedTuple):
-    """One output file: labels, uint8 (N, label bytes), the last of which is the class, and pixels, uint8 (N, 3072)."""
+    """One output file: labels, uint8 (N, label bytes), the last column being the class; pixels, uint8 (N, 3072)."""
 
     labels: np.ndarray
     pixels: np.ndarray
@@ -40,8 +40,8 @@ class Source(NamedTuple):
 def convert(source: Path, target: Path) -> str:
     """Write `source` in the CIFAR binary layout as the new folder `target`; return one line that says what it holds.
 
-    `source` is one of `ACCEPTED`. The folder appears complete or not at all. Raises UserError if `target` exists, or if
-    `source` is of no known kind, damaged, or a pickle that names anything but NumPy arrays.
+    `source` is one of `ACCEPTED`. The folder is only created once it is complete. Raises UserError if `target` exists,
+    or if `source` is of an unknown kind, damaged, or a pickle with objects that CIFAR files do not have.
     """
     if target.exists():
         raise UserError(f"{target} exists already; name a folder that does not, or remove it first")
@@ -66,7 +66,7 @@ def _write(source: Source, folder: Path) -> None:
 
 @contextmanager
 def _opened(source: Path) -> Iterator[Path]:
-    """Give `source` as a folder, unpacked into a temporary one if it is an archive."""
+    """Yield `source` if it is a folder, or else a temporary folder with the unpacked archive."""
     if source.is_dir():
         yield source
         return
@@ -76,7 +76,7 @@ def _opened(source: Path) -> Iterator[Path]:
 
 
 def _read(source: Path, folder: Path) -> Source:
-    """Recognise the kind of source by what lies in `folder` or one level below."""
+    """Recognise the kind of source by the files in `folder` or in its subfolders, then read it."""
     for place in (folder, *sorted(path for path in folder.iterdir() if path.is_dir())):
         if (place / "data_batch_1").is_file():
             return _cifar10(place)
@@ -151,7 +151,7 @@ def _classes(folder: Path) -> list[str]:
 
 
 def _decoded(folder: Path, names: list[str]) -> Images:
-    """Decode the images of all classes; the coarse label that a 100-class layout has as well stays 0."""
+    """Decode the images of all classes; the coarse label, which the layout of 100 classes also has, is set to 0."""
     images = [(label, path) for label, name in enumerate(names) for path in _images(folder / name)]
     labels = np.zeros((len(images), BINARY[len(names)].label_bytes), dtype=np.uint8)
     labels[:, -1] = [label for label, _ in images]
@@ -166,7 +166,7 @@ def _images(folder: Path) -> list[Path]:
 
 
 def _pixels(path: Path) -> np.ndarray:
-    """Decode one image, uint8 (3072,) in planes."""
+    """Decode one image to its red, green and blue planes, uint8 (3072,)."""
     from bkdsnn.data.images import rgb
 
     pixels = np.array(rgb(path))

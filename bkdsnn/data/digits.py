@@ -1,6 +1,6 @@
 """Embedded images: scikit-learn's handwritten digits, set into coloured scenes with clutter and noise.
 
-The strokes are real (1,797 scans of 8 x 8 pixels); colours, places, clutter and noise are drawn. Training and test
+The strokes are real (1,797 scans of 8 x 8 pixels); colours, positions, clutter and noise are random. Training and test
 images use disjoint sets of scans.
 """
 
@@ -21,14 +21,15 @@ from bkdsnn.data.manifest import Found, digest_of, file_record
 
 SCAN = 8  # height and width of a scan
 TRAIN_SCANS = 1400  # the first of the 1,797; the others are for test
-# Pens, red green blue: random but for the tint, which tells tens (red) from ones (blue). A network that averages over
-# all places before its last layer, as ResNets do, could hardly do so otherwise; the class is in the strokes alone.
+# Tint of the pen (red, green, blue) per digit, by the number of digits: tens are red, ones are blue. A network that
+# averages over all spatial positions before its last layer, as ResNets do, could hardly tell them apart without the
+# tint. The class depends on the strokes alone.
 TINTS = {1: [(1.0, 1.0, 1.0)], 2: [(1.0, 0.2, 0.0), (0.0, 0.2, 1.0)]}
 SEED = 0  # the images belong to the dataset, not to a run
 
 
 def survey(dataset: Dataset, path: Path) -> Found:
-    """Build the images, write them to `path` and file_record the file."""
+    """Build the images, write them to `path`, and return counts, digest and the checksum of the file."""
     arrays = build(dataset)
     arrays.save(path)
     file = file_record(path)
@@ -77,12 +78,12 @@ class Painter:
         return (images.clamp(0, 1) * 255).round().byte().numpy(), labels.numpy()
 
     def _inked(self, images: Tensor, ink: Tensor, place: int) -> Tensor:
-        """Put `ink` (N, 1, H, W) on the images with a light pen of random colour, tinted by place."""
+        """Draw `ink` (N, 1, H, W) on the images in a random light colour with the tint of digit number `place`."""
         pen = self._uniform(len(images), 0.6, 1.0) * torch.tensor(TINTS[self._options.digits][place]).view(3, 1, 1)
         return images + ink * (pen - images).clamp_min(0)
 
     def _written(self, labels: Tensor, place: int) -> Tensor:
-        """Return the ink of the digit at `place` of each label, displaced on its own; neighbours overlap."""
+        """Return the ink of digit number `place` of each label, displaced independently; neighbours may overlap."""
         number = self._options.digits
         glyph = self._scan_of(labels // 10 ** (number - 1 - place) % 10)
         margin = self._side - self._glyph
@@ -90,7 +91,7 @@ class Painter:
         return self._placed(glyph, self._glyph, left, self._options.shift)
 
     def _fragment(self, count: int) -> Tensor:
-        """Return the ink of a quarter of a random scan, anywhere in the image."""
+        """Return the ink of a quarter of a random scan, at a random position in the image."""
         half, size = SCAN // 2, self._glyph // 2
         scans = self._scan_of(self._integers(10, count))
         quarters = scans.unfold(1, half, 1).unfold(2, half, 1)  # N, 5, 5, 4, 4

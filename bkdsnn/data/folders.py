@@ -1,4 +1,4 @@
-"""ImageNet and its like: one folder of image files per class."""
+"""ImageNet and other datasets with one folder of image files per class."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def survey(dataset: Dataset, folder: Path) -> Found:
 
 
 def listing(dataset: Dataset, folder: Path, split: str) -> list[list[str]]:
-    """Return the image paths of every class, relative to `folder`; class index and images in sorted order.
+    """Return the image paths of every class, relative to `folder`; classes and images are sorted by name.
 
     Raises UserError for a wrong number of classes, an empty class, or classes that differ between the splits.
     """

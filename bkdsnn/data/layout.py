@@ -1,6 +1,6 @@
-"""Where real data must lie, and the message when they do not.
+"""The folder layout of real data, and the error message if they are missing or laid out otherwise.
 
-Imports neither torch nor NumPy, so that the workflow can ask before any training starts.
+Imports neither torch nor NumPy, so that the workflow can check the data before any training starts.
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ PIXELS = 3 * SIDE * SIDE  # bytes of one image: a red, a green and a blue plane
 SPLITS = ("train", "val")  # sub-folders of an image folder
 SUFFIXES = (".jpeg", ".jpg", ".png")  # of image files, in small letters
 
-# Training and test images, or recordings, of the datasets as published. Whatever holds other numbers needs a name of
-# its own. CIFAR10-DVS has 10,000, of which the last tenth of each class is for test; DVS128 Gesture is counted by the
-# lines of its label files.
+# Numbers of training and test images, or recordings, of the published datasets. A dataset with other numbers needs a
+# name of its own. CIFAR10-DVS has 10,000 recordings, of which the last tenth of each class is for test. For DVS128
+# Gesture the numbers are those of the clips in its label files.
 OFFICIAL = {
     "cifar10": (50_000, 10_000),
     "cifar100": (50_000, 10_000),
@@ -33,7 +33,7 @@ OFFICIAL = {
 
 
 class Binary(NamedTuple):
-    """A CIFAR binary distribution: `label_bytes` labels, of which the last counts, then 3,072 pixel bytes a record."""
+    """A CIFAR binary distribution: each record has `label_bytes` labels, the class last, then 3,072 pixel bytes."""
 
     train: tuple[str, ...]
     test: str
@@ -52,8 +52,8 @@ BINARY = {
 def real_folder(dataset: Dataset, root: Path | None) -> Path:
     """Return the folder of a real dataset below the data root.
 
-    Raises UserError with everything that the user must do if there is no root or no such folder, and for a
-    catalogue entry that contradicts its format.
+    Raises UserError if there is no root or no such folder, with instructions for the user, and for a catalogue entry
+    that contradicts its format.
     """
     if dataset.format == "cifar-binary" and (dataset.image_size != SIDE or dataset.classes not in BINARY):
         raise UserError(
@@ -79,7 +79,7 @@ def misfit(dataset: Dataset, problem: str) -> UserError:
 
 
 def check_counts(dataset: Dataset, train: int, test: int) -> None:
-    """Refuse a part of a published dataset under the name of the whole (UserError)."""
+    """Raise UserError if data with the name of a published dataset have other numbers of images or recordings."""
     official = OFFICIAL.get(dataset.name, (train, test))
     if (train, test) != official:
         what = "recordings" if dataset.events else "images"

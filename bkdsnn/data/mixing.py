@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 class Mixing:
-    """What a recipe's `mix` and `label_smoothing` make of a training batch of a dataset of K `classes`.
+    """Applies a recipe's `mix` and `label_smoothing` to training batches of a dataset with K `classes`.
 
-    Mixup (Zhang et al., ICLR 2018) and cutmix (Yun et al., ICCV 2019) are timm's: one draw a batch, image i is mixed
-    with image B - 1 - i, targets with smoothed labels (D-086, D-087).
-    Raises UserError if `mix` meets an odd `batch_size`.
+    Mixup (Zhang et al., ICLR 2018) and cutmix (Yun et al., ICCV 2019) are timm's: there is one draw per batch, image i
+    is mixed with image B - 1 - i, and so are their smoothed labels (D-086, D-087). Raises UserError for `mix` with an
+    odd `batch_size`.
     """
 
     def __init__(self, recipe: Recipe, classes: int, seed: int) -> None:
@@ -37,11 +37,11 @@ class Mixing:
         self._end = recipe.mix.off_epoch or math.inf if recipe.mix else 0
 
     def __call__(self, batch: Batch, epoch: int, step: int) -> Batch:
-        """Return the batch with mixed images, the given ones overwritten, and targets: float32 (B, K), or its labels.
+        """Return the batch with mixed images, which overwrite the given ones, and targets, float32 (B, K).
 
-        What a teacher is shown is mixed by the same draws, and all frames of a recording alike. A pure function of
-        (seed, epoch, step). Labels, int64 (B,), come back where the recipe neither mixes nor smooths; from `off_epoch`
-        on nothing is mixed, but targets stay (B, K).
+        The teacher input is mixed by the same draws, and so are all frames of a recording. The result is a pure
+        function of (seed, epoch, step). If the recipe neither mixes nor smooths, the batch is returned unchanged, with
+        labels int64 (B,). From `off_epoch` on images are not mixed, but targets remain (B, K).
         """
         if self._mixup and epoch < self._end:
             return self._mixed(batch, self._mixup, epoch, step)

@@ -1,7 +1,7 @@
 """Read the pickles of the Python version of CIFAR without importing or calling anything that they name.
 
-Unpickling can run any code. CIFAR files need only dictionaries, lists, text, numbers and one NumPy array of bytes, so
-every other global is refused, and even for NumPy's own names small substitutes of this module stand in.
+Unpickling can run arbitrary code. CIFAR files need only dictionaries, lists, text, numbers and one NumPy array of
+bytes, so every other global is refused, and even NumPy's own names are replaced by small classes of this module.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ def text(value: Any) -> str:
 
 
 class ByteArray:
-    """Stands for numpy.ndarray, of uint8 only."""
+    """Replaces numpy.ndarray, for uint8 only."""
 
     value = np.empty(0, np.uint8)
 
     def __setstate__(self, state: Any) -> None:
-        """Take over version, shape, type, order and raw bytes; whatever does not fit together raises."""
+        """Build the array from version, shape, type, order and raw bytes; inconsistent values raise an exception."""
         _, shape, kind, fortran, raw = state
         if kind.code != "u1":
             raise ValueError(f"found an array of type {kind.code}, expected u1")
@@ -54,22 +54,22 @@ class ByteArray:
 
 
 class _DType:
-    """Stands for numpy.dtype: keeps the type code."""
+    """Replaces numpy.dtype, and keeps only the type code."""
 
     def __init__(self, code: str | bytes, *_: Any) -> None:
         self.code = text(code)
 
     def __setstate__(self, state: Any) -> None:
-        """Ignore byte order and the like: bytes have none."""
+        """Ignore the state, such as the byte order, because it has no meaning for single bytes."""
 
 
 def _reconstruct(*_: Any) -> ByteArray:
-    """Stand for NumPy's function of that name."""
+    """Replace NumPy's function of that name."""
     return ByteArray()
 
 
 def _encode(characters: str, *_: Any) -> bytes:
-    """Stand for _codecs.encode, by which Python 3 writes bytes at pickle protocol 2."""
+    """Replace _codecs.encode, which Python 3 uses to write bytes in pickle protocol 2."""
     return characters.encode("latin1")
 
 

@@ -1,4 +1,4 @@
-"""Published weights: found or downloaded, checked against their checksum, and stored as safetensors."""
+"""Published weights: read from a local folder or downloaded, verified by checksum, and stored as safetensors."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Url(NamedTuple):
 
     @property
     def origin(self) -> str:
-        """Where a person finds it."""
+        """Where a person can download the file."""
         return self.url
 
     def download(self, folder: Path) -> tuple[Path, None]:
@@ -48,7 +48,7 @@ class Url(NamedTuple):
             with urlopen(self.url, timeout=SILENCE) as response, target.open("wb") as stream:
                 shutil.copyfileobj(response, stream)
         except HTTPError as error:
-            with error:  # it holds the connection
+            with error:  # closes the connection that the error holds
                 raise OSError(str(error)) from error
         except HTTPException as error:
             raise OSError(repr(error)) from error
@@ -62,12 +62,12 @@ class Repository(NamedTuple):
 
     @property
     def file(self) -> str:
-        """What the file is called in the folder 'weights.root': in the repositories all have one name."""
+        """The file's name in the folder 'weights.root', made from the repository's: on the hub all have one name."""
         return f"{self.name.rpartition('/')[2]}.safetensors"
 
     @property
     def origin(self) -> str:
-        """Where a person finds it."""
+        """Where a person can download the file."""
         return f"{HUB_FILE} of '{self.name}' on the Hugging Face hub"
 
     def download(self, folder: Path) -> tuple[Path, str]:
@@ -85,21 +85,21 @@ class Repository(NamedTuple):
             if not re.fullmatch("[0-9a-f]{64}", stated.etag or ""):
                 raise UserError(f"{self.origin}: expected a SHA-256 from the hub, found '{stated.etag}'")
             target = hub.hf_hub_download(self.name, HUB_FILE, revision=stated.commit_hash, local_dir=folder)
-        except (HTTPError, RuntimeError) as error:  # not all that it raises are OSErrors
+        except (HTTPError, RuntimeError) as error:  # callers expect OSError, but the hub's client raises others too
             raise OSError(str(error)) from error
         return Path(target), str(stated.etag)
 
 
 def stored(folder: Path, pretrained: Pretrained) -> Path:
-    """Where `fetch` puts these weights."""
+    """Return the path in `folder` at which `fetch` stores these weights."""
     return folder / f"{pretrained.stem}.safetensors"
 
 
 def fetch(pretrained: Pretrained, target: Path, local: Path | None) -> None:
     """Write the weights to `target`, from the folder `local` if given, else from their publisher.
 
-    Raises `UserError` if the file is missing or has another checksum. It is read only after its checksum has been
-    verified; pickles by torch's restricted unpickler (tensors only).
+    The file is read only after its checksum has been verified, and a pickle only by torch's restricted unpickler, which
+    allows nothing but tensors. Raises `UserError` if the file is missing or has another checksum.
     """
     from bkdsnn.runs.checkpoint import write_tensors
 
@@ -114,7 +114,7 @@ def fetch(pretrained: Pretrained, target: Path, local: Path | None) -> None:
 
 
 def published_at(name: str) -> Url | Repository:
-    """Return where the weights of that name are published; `UserError` if nobody publishes any of that name."""
+    """Return where the weights `name` are published; `UserError` if there are no published weights of that name."""
     publisher, _, rest = name.partition("/")
     if publisher not in _PUBLISHERS:
         raise unknown("publisher", publisher, _PUBLISHERS, f"weights '{name}'")
@@ -125,10 +125,9 @@ def published_at(name: str) -> Url | Repository:
 
 
 def verify(source: Path, pretrained: Pretrained, stated: str | None) -> str:
-    """Return the SHA-256 of a file; `UserError` if it is not the one expected, or not what its publisher `stated`.
+    """Return the SHA-256 of a file; `UserError` if it differs from the configured one or the publisher's (`stated`).
 
-    Where neither is known a file of the user's is taken as it is, with a warning that says how to make its checksum
-    binding.
+    If neither is known, the user's file is accepted with a warning that says how to configure its checksum.
     """
     found = files.sha256(source)
     for expected in filter(None, (pretrained.sha256, stated)):
@@ -143,7 +142,7 @@ def verify(source: Path, pretrained: Pretrained, stated: str | None) -> str:
 
 
 def read_published(source: Path) -> dict[str, Tensor]:
-    """Return the tensors of a file in safetensors or torch's format; `UserError` if it holds anything else."""
+    """Return the tensors of a file in safetensors or torch's format; `UserError` if it has any other content."""
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
@@ -171,7 +170,7 @@ def _found(place: Url | Repository, folder: Path, pretrained: Pretrained) -> tup
 
 
 def _downloaded(place: Url | Repository, folder: Path, pretrained: Pretrained) -> tuple[Path, str | None]:
-    """Download a file whose checksum is known beforehand: of another, a cut or forged one could not be told."""
+    """Download the file; UserError if its checksum is not known, since a truncated or forged one would go unnoticed."""
     if isinstance(place, Url) and pretrained.sha256 is None:
         where = f"config/paper/ names '{pretrained.name}'"
         raise UserError(f"{place.origin}: nothing states its checksum; add it as 'sha256' where {where}, then rerun")
@@ -192,7 +191,10 @@ def _torchvision(name: str) -> Url | None:
 
 
 def _timm(name: str) -> Url | Repository | None:
-    """Names have a tag: without one timm takes its default, which may change. JAX's files are left to the hub."""
+    """Return where timm publishes weights. A name needs a tag, because timm's default tag may change.
+
+    Only torch's own files are loaded from their addresses; others, such as JAX's, come from the hub in safetensors.
+    """
     from timm.models import get_pretrained_cfg
 
     try:

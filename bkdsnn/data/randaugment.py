@@ -23,7 +23,7 @@ SECTIONS = {
 
 
 def check_notation(notation: str) -> None:
-    """Raise UserError unless it is `rand` and sections as in timm, none twice; timm passes over most mistakes."""
+    """Raise UserError unless it is `rand` and timm's sections, each at most once; timm itself ignores most mistakes."""
     first, *sections = notation.split("-")
     names = [re.match("[a-z]*", section)[0] for section in sections]  # type: ignore[index]
     known = [re.fullmatch(SECTIONS.get(name, "(?!)"), text[len(name) :]) for name, text in zip(names, sections)]
@@ -35,7 +35,7 @@ def check_notation(notation: str) -> None:
 
 
 def randaugment(dataset: Dataset, augment: Augment) -> Callable[[Image.Image], Image.Image]:
-    """Return what distorts an RGB image as `augment.randaugment` says; it draws from the global generators.
+    """Return the function that distorts an RGB image as `augment.randaugment` says; it uses the global generators.
 
     Shift and fill colour are those of timm's `create_transform`: 0.45 of the image's side, the mean colour. Images are
     resampled by the filter of `resized_crop`; without one bicubically, as in the published CIFAR recipes (D-084).
@@ -55,5 +55,5 @@ def randaugment(dataset: Dataset, augment: Augment) -> Callable[[Image.Image], I
 
 
 def posterise(image: Image.Image, bits: int, **_: Any) -> Image.Image:
-    """Keep the leading `bits` (0-8) of each value. None leaves black: full magnitude asks for it (D-083)."""
+    """Keep the leading `bits` (0-8) of each value; 0 bits, which occur at full magnitude, give black (D-083)."""
     return ImageOps.posterize(image, bits) if bits else Image.new("RGB", image.size)
