@@ -1,4 +1,4 @@
-"""Recordings of event cameras: their native files, the folders of published sets, a simulated sensor, frames.
+"""Recordings of event cameras: native file formats, folders of published sets, a simulated sensor, and frames.
 
 Importing this package loads neither torch nor NumPy.
 """

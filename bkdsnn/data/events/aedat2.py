@@ -1,8 +1,8 @@
 """AEDAT 2.0 of a DVS128 (CIFAR10-DVS): lines that begin with '#', then big-endian uint32 address and uint32 time.
 
-Bits of an address: 0 polarity (1 is OFF), 1-7 column, 8-14 row, both counted from the lower right of a camera that was
-turned; 15 marks an edge on the camera's input pin. Orientation, polarity and the keeping of marked events are those of
-spikingjelly.datasets.cifar10_dvs, by which published results were obtained.
+Bits of an address: 0 polarity (1 is OFF), 1-7 column, 8-14 row, both counted from the lower right because the camera
+was rotated; 15 marks an edge on the camera's input pin. Orientation and polarity are those of
+spikingjelly.datasets.cifar10_dvs, with which published results were obtained; like there, marked events are kept.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ LAST = 127  # row and column
 def read(path: Path) -> Recording:
     """Read all events.
 
-    Raises UserError if the file cannot be read, is not AEDAT 2.0, is cut, or is of another camera, whose addresses
-    are larger.
+    Raises UserError if the file cannot be read, is not AEDAT 2.0, is truncated, or comes from another camera, which
+    shows in larger addresses.
     """
     data = content(path)
     if not data.startswith(VERSION):

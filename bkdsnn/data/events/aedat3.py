@@ -1,9 +1,9 @@
-"""AEDAT 3.1 (DVS128 Gesture): a header of lines, then packets of events of one type; and the csv that labels clips.
+"""AEDAT 3.1 (DVS128 Gesture): header lines, then packets with events of one type each; and the csv of labelled clips.
 
 All numbers are little-endian. A packet: 28 bytes (type, source, event size, offset of the time, overflow of the time,
 capacity, number, number valid), then `capacity` events, of which `number` are filled. A polarity event: uint32 with bit
-0 valid, bit 1 polarity, bits 2-16 y, bits 17-31 x; then 31 bits of time, which the packet's overflow continues. The
-valid bit is not looked at, as in spikingjelly.datasets, by which published results were obtained.
+0 valid, bit 1 polarity, bits 2-16 y, bits 17-31 x; then the lower 31 bits of the time, of which the packet's overflow
+gives the higher ones. The valid bit is ignored, as in spikingjelly.datasets, the basis of published results.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Clip(NamedTuple):
 def read(path: Path) -> Recording:
     """Read all polarity events; other types are skipped.
 
-    Raises UserError if the file cannot be read, is not AEDAT 3.1, or has a packet that is cut or contradicts itself.
+    Raises UserError if the file cannot be read, is not AEDAT 3.1, or has a truncated or inconsistent packet.
     """
     packets = [(0, np.empty((0, 2), "<u4")), *_packets(path, content(path))]  # one at least, to concatenate
     words = np.concatenate([events for _, events in packets])
@@ -61,9 +61,9 @@ def write(path: Path, recording: Recording) -> None:
 
 
 def read_labels(path: Path) -> list[Clip]:
-    """Read the csv of a recording, in its order; clips may overlap, and do in the published set.
+    """Read the clips that the csv of a recording lists, in its order; they may overlap, and do in the published set.
 
-    Raises UserError that names the line if the file is not such a csv, lists nothing, or a clip is none.
+    Raises UserError if the file is not such a csv, is empty, or has an invalid clip, whose line it names.
     """
     first, *lines = content(path).decode(errors="replace").splitlines() or [""]
     if first != COLUMNS:

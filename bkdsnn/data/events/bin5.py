@@ -1,7 +1,7 @@
 """Events of five bytes without a header (N-MNIST, N-Caltech101; Orchard et al., Front. Neurosci. 9:437, 2015).
 
-Byte 0 x, byte 1 y, bit 7 of byte 2 polarity (1 is ON), then 23 bits of time, most significant first. An event with
-y = 240 is none: it says that 8,192 microseconds must be added to all later times.
+Byte 0 x, byte 1 y, bit 7 of byte 2 polarity (1 is ON), then 23 bits of time, most significant first. A record with
+y = 240 is not an event but a mark: 8,192 microseconds must be added to all later times.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ STEP = 8192  # microseconds
 
 
 def read(path: Path) -> Recording:
-    """Read all events; UserError if the file cannot be read or is cut."""
+    """Read all events; UserError if the file cannot be read or is truncated."""
     events = records(path, content(path), 0, "u1", 5)
     high, middle, low = (events[:, column].astype(np.int64) for column in (2, 3, 4))
     t = (high & 127) << 16 | middle << 8 | low

@@ -1,4 +1,4 @@
-"""Augmentation of clips of events: whole batches on their device, all frames of a recording alike."""
+"""Augmentation of event clips, whole batches on their device; all frames of a recording are changed alike."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from bkdsnn.config import Augment
 from bkdsnn.core.streams import generator
 from bkdsnn.machine.devices import sent
 
-# `neuromorphic` does one of these to a recording, each as often as the others. The ranges are those of the published
-# code for CIFAR10-DVS, which draws from 31 steps of them (D-106).
+# `neuromorphic` applies one of these to a recording, all with equal probability. The ranges are those of the published
+# code for CIFAR10-DVS, which draws from 31 discrete steps of each range (D-106).
 KINDS = ("identity", "shear-x", "translate-x", "translate-y", "rotate", "cutout")
 SHEAR = 0.3  # shift of a row over its distance from the middle
 SHIFT = 5 / 128  # translation over the side
@@ -24,10 +24,10 @@ RATIO = (0.3, 3.3)  # of a box, height over width
 
 
 class Changes(NamedTuple):
-    """What is done to B recordings, on the CPU.
+    """The random changes of B recordings, as tensors on the CPU.
 
-    `mirrored` (B,) is bool, `kind` (B,) numbers KINDS, `strength` (B,) is a share of the largest shear, shift or angle,
-    -1 to 1, and `box` (B, 4) is top, left, height and width in pixels of what a cutout empties.
+    `mirrored` (B,) is bool, `kind` (B,) an index into KINDS, `strength` (B,) the fraction, from -1 to 1, of the largest
+    shear, shift or angle, and `box` (B, 4) the top, left, height and width in pixels of the box that a cutout erases.
     """
 
     mirrored: Tensor
@@ -37,15 +37,15 @@ class Changes(NamedTuple):
 
 
 class ClipAugment:
-    """Mirroring, with probability 1/2, and `neuromorphic`, as `augment` says."""
+    """Mirrors with probability 1/2 (`flip`) and applies a random change (`neuromorphic`), if `augment` has them set."""
 
     def __init__(self, augment: Augment, seed: int) -> None:
         self._augment, self._seed = augment, seed
 
     def __call__(self, versions: Sequence[Tensor], epoch: int, step: int) -> Sequence[Tensor]:
-        """Return versions of one batch of recordings, float (B, T, C, S, S) with a T for each, all changed alike.
+        """Change all versions of one batch of recordings alike; each is float (B, T, C, S, S) with a T of its own.
 
-        A pure function of (seed, epoch, step): one batch looks the same on every device.
+        The result is a pure function of (seed, epoch, step), the same on every device.
         """
         if not (self._augment.flip or self._augment.neuromorphic):
             return versions
@@ -56,9 +56,9 @@ class ClipAugment:
 
 
 def drawn(batch: int, side: int, augment: Augment, draws: torch.Generator) -> Changes:
-    """Draw what is done to a batch of recordings with frames of `side` pixels, uniformly in every range.
+    """Draw the changes of a batch of recordings with frames of `side` pixels, uniformly in every range.
 
-    Ratios of boxes are log-uniform. Without `neuromorphic` all are of kind `identity`.
+    Only aspect ratios of boxes are log-uniform. Without `neuromorphic` every change is of kind `identity`.
     """
     mirrored = (torch.rand(batch, generator=draws) < 0.5) & augment.flip
     kind = torch.randint(len(KINDS), (batch,), generator=draws) * augment.neuromorphic
@@ -71,15 +71,15 @@ def drawn(batch: int, side: int, augment: Augment, draws: torch.Generator) -> Ch
 
 
 def sources(changes: Changes, side: int) -> tuple[Tensor, Tensor]:
-    """Return where each pixel of the changed frames comes from, on the CPU: pixels numbered row by row (B, S S).
+    """Return the source of each pixel of the changed frames, as a pixel number, row by row, (B, S S), on the CPU.
 
-    The second tensor (B, S S) is true where there is such a pixel; elsewhere the number means nothing and the changed
-    frames are 0. Mirroring comes first.
+    The second tensor, bool (B, S S), is true where the source lies in the frame; elsewhere the number has no meaning
+    and the changed frames are 0. Recordings are mirrored before they are changed.
     """
     places = torch.arange(side, dtype=torch.float64) - (side - 1) / 2
     y, x = torch.meshgrid(places, places, indexing="ij")
     grid = torch.stack([x, y, torch.ones_like(x)]).flatten(1)  # 3, S S: from the middle of the frame
-    # Nearest neighbours. Half a pixel goes up, not to even numbers as `round` has it: a shift by halves stays a shift.
+    # Nearest neighbours. Halves are always rounded up; `round` goes to even numbers, which would break uniform shifts.
     columns, rows = (inverse(changes, side) @ grid + side / 2).floor().long().unbind(1)
     seen = (rows >= 0) & (rows < side) & (columns >= 0) & (columns < side) & ~emptied(changes, side)
     columns = torch.where(changes.mirrored[:, None], side - 1 - columns, columns)
@@ -87,9 +87,9 @@ def sources(changes: Changes, side: int) -> tuple[Tensor, Tensor]:
 
 
 def inverse(changes: Changes, side: int) -> Tensor:
-    """Return the maps (B, 2, 3), float64, from a place (x, y, 1) of the changed frame to the place it shows.
+    """Return the affine maps (B, 2, 3), float64, from a position (x, y, 1) in the changed frame to its source.
 
-    Places count in pixels from the middle, y downwards; positive angles turn counter-clockwise.
+    Positions are in pixels from the centre of the frame, y downwards; positive angles turn counter-clockwise.
     """
     largest = {"shear-x": SHEAR, "translate-x": SHIFT * side, "translate-y": SHIFT * side, "rotate": ANGLE}
     amount = {
@@ -112,7 +112,7 @@ def emptied(changes: Changes, side: int) -> Tensor:
 
 
 def resampled(frames: Tensor, pixels: Tensor, seen: Tensor) -> Tensor:
-    """Return frames (B, T, C, S, S) made of their pixels numbered `pixels` (B, S S), 0 where not `seen` (B, S S)."""
+    """Gather the pixels numbered `pixels` (B, S S) of frames (B, T, C, S, S); 0 where `seen` (B, S S) is false."""
     flat = frames.flatten(1, 2).flatten(2)  # B, T C, S S
     chosen, shown = (sent(places, frames.device)[:, None] for places in (pixels, seen))
     return flat.gather(2, chosen.expand_as(flat)).mul_(shown).view_as(frames)

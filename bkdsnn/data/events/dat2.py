@@ -1,4 +1,4 @@
-"""Prophesee DAT 2 (N-CARS; Sironi et al., CVPR 2018): lines that begin with '%', type and size of an event, events.
+"""Prophesee DAT 2 (N-CARS; Sironi et al., CVPR 2018): lines that begin with '%', event type and size, then the events.
 
 Events are little-endian: uint32 microseconds, then uint32 with bits 0-13 x, bits 14-27 y, bit 28 polarity (1 is ON).
 """
@@ -18,7 +18,7 @@ HEADER = b"% Data file containing Event2d events.\n% Version 2\n"
 
 
 def read(path: Path) -> Recording:
-    """Read all events; UserError if the file cannot be read, is not DAT 2 with such events, or is cut."""
+    """Read all events; UserError if the file cannot be read, is not DAT 2 with such events, or is truncated."""
     data = content(path)
     if not data.startswith(MARK):
         raise damaged(path, f"begins with {data[:16]!r}, DAT begins with lines marked {MARK!r}")

@@ -19,8 +19,8 @@ from bkdsnn.machine.devices import sent
 class EventLoader(Loader):
     """Recordings as frames, float32 (B, T, 2, S, S): raw counts of events. Memory holds one batch at a time.
 
-    `clips` are what the student sees, `taught` what its teacher sees: the same recordings with another T, or the very
-    same object. Raises UserError if their labels differ.
+    `clips` are the student input, `taught` the teacher input: the same recordings with another T, or the same object as
+    `clips`. Raises UserError if their labels differ.
     """
 
     def __init__(

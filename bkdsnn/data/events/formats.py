@@ -1,4 +1,4 @@
-"""The native file of each published set of events, and what must hold for every file of a set."""
+"""The native file format of each published set of event recordings, and the checks that every recording must pass."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from bkdsnn.data.events.recording import Recording, damaged
 
 
 class Format(NamedTuple):
-    """How the recordings of a set are stored."""
+    """Reader and writer of the file format of a set."""
 
     read: Callable[[Path], Recording]
     write: Callable[[Path, Recording], None]
@@ -29,10 +29,10 @@ FORMATS = {
 
 
 def read(path: Path, events: Events) -> Recording:
-    """Read one recording of the set `events.layout`, N > 0 events that ascend in t.
+    """Read one recording of the set `events.layout`: N > 0 events in ascending order of time.
 
-    Raises UserError (D-110) that names the file if it is empty, unordered in time, reaches beyond `events.sensor`, or
-    as the reader of its format does.
+    Raises UserError (D-110), which names the file, if it has no events, is not ordered in time, has addresses outside
+    `events.sensor`, or is rejected by the reader of its format.
     """
     recording = FORMATS[events.layout].read(path)
     if not len(recording.t):

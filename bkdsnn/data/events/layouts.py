@@ -1,4 +1,4 @@
-"""Which files of a published set are recordings, of which class and for which split."""
+"""List the recordings of a published set, with their classes, for the training and the test split."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from bkdsnn.data.events import aedat3
 from bkdsnn.data.events.published_sets import SPLITS, SUFFIX, TRIALS
 from bkdsnn.data.layout import misfit
 
-HELD_OUT = 10  # one in ten recordings of a class is for test where the set has no split
+HELD_OUT = 10  # if a set is published without a split, one in ten recordings of each class is for test
 
 
 class Item(NamedTuple):
-    """One labelled recording: `path` below the dataset's folder, `label` from 0.
+    """One labelled recording, or one clip of a longer recording; `path` is below the dataset's folder, `label` from 0.
 
-    Of a longer recording (DVS128 Gesture) it is the clip with start <= t < end, in microseconds.
+    A clip (DVS128 Gesture) has the events with start <= t < end, in microseconds.
     """
 
     path: str
@@ -30,10 +30,10 @@ class Item(NamedTuple):
 def items(dataset: Dataset, folder: Path) -> tuple[list[Item], list[Item]]:
     """Return the training and the test recordings of the set that lies in `folder`.
 
-    Classes and recordings come in the order of their names as text (10 before 2), clips as listed. Where the set has no
-    split, the last tenth of every class in that order, rounded down, is for test (D-101, D-102; as in the SEW-ResNet
-    and Spikformer code); if it is embedded, as many as its spec says. Raises UserError for whatever is missing, empty
-    or of another number of classes.
+    Classes and recordings are sorted by name as text (10 before 2); clips are in listed order. If the set has no split,
+    the last tenth of every class in that order, rounded down, is for test (D-101, D-102; as in the SEW-ResNet and
+    Spikformer code); an embedded set has as many test recordings as its spec says. Raises UserError if files or folders
+    are missing or empty, or if the number of classes is wrong.
     """
     assert dataset.events  # held by the validator of `Dataset`
     if dataset.events.layout == "dvs128-gesture":
@@ -47,7 +47,7 @@ def items(dataset: Dataset, folder: Path) -> tuple[list[Item], list[Item]]:
 
 
 def balanced(count: int, classes: int) -> list[int]:
-    """Return how many of `count` recordings fall to each class, equal within one, the first classes first."""
+    """Divide `count` recordings among the classes; numbers differ by one at most, and the first classes have more."""
     return [(count + classes - 1 - label) // classes for label in range(classes)]
 
 
@@ -72,7 +72,7 @@ def _recordings(dataset: Dataset, folder: Path, place: Path, label: int) -> list
 
 
 def _divided(dataset: Dataset, classes: dict[str, list[Item]]) -> tuple[list[Item], list[Item]]:
-    """Cut the test recordings off the end of every class."""
+    """Split each class into training and test recordings, the test recordings being the last ones."""
     train: list[Item] = []
     test: list[Item] = []
     for name, recordings in classes.items():

@@ -1,4 +1,4 @@
-"""NumPy's own file with one structured array of fields t, x, y, p (DVS-Lip; Tan et al., CVPR 2022), never a pickle."""
+"""NumPy's own files with one structured array of fields t, x, y, p (DVS-Lip; Tan et al., CVPR 2022), never pickled."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ KIND = np.dtype([("t", "<i4"), ("x", "i1"), ("y", "i1"), ("p", "i1")])  # of the
 def read(path: Path) -> Recording:
     """Read all events.
 
-    Raises UserError if the file cannot be read, is cut, is a pickle or another array, or if a value is negative, a
-    polarity other than 0 and 1, or an address of more than 16 bits.
+    Raises UserError if the file cannot be read, is truncated, is a pickle or holds another array, or if a value is
+    negative, a polarity is neither 0 nor 1, or an address has more than 16 bits.
     """
     stored = _load(path)
     columns = Recording(*(stored[field] for field in Recording._fields))

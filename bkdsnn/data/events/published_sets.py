@@ -1,4 +1,4 @@
-"""How the published sets of event recordings lie on disk: their folders, lists and file suffixes. Plain data."""
+"""The layout of the published sets of event recordings on disk: folders, lists and file suffixes, as plain data."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What every event file becomes, and what its readers and writers share."""
+"""The representation of an event recording in memory, and functions shared by the readers and writers of formats."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Recording(NamedTuple):
 
     @classmethod
     def of(cls, t: np.ndarray, x: np.ndarray, y: np.ndarray, p: np.ndarray) -> Recording:
-        """Take integers of any type, (N,) each, without a copy where the type is right; values must fit."""
+        """Build a recording from columns (N,) of any integer type; only other types are copied. Values must fit."""
         kinds = (np.int64, np.uint16, np.uint16, np.uint8)
         return cls(*(column.astype(kind, copy=False) for column, kind in zip((t, x, y, p), kinds)))
 
@@ -43,12 +43,12 @@ class Recording(NamedTuple):
 
 
 def damaged(path: Path, problem: str) -> UserError:
-    """Build the error for an event file that cannot be what its format or place promises."""
+    """Build the error for an event file whose content does not agree with its format or dataset."""
     return UserError(f"{path}: {problem}; restore the file (embedded data: delete its folder and rerun)")
 
 
 def unreadable(path: Path, error: OSError) -> UserError:
-    """Build the error for a file that the system does not hand out."""
+    """Build the error for a file that the operating system fails to read."""
     return UserError(f"cannot read {path}: {error.strerror or error}; restore it or fix the permissions")
 
 
@@ -61,7 +61,7 @@ def content(path: Path) -> bytes:
 
 
 def after_lines(data: bytes, mark: bytes) -> int:
-    """Return the position after the leading lines that begin with `mark`; a line that never ends takes the rest."""
+    """Return the position after the leading lines that begin with `mark`; an unterminated line ends with the data."""
     start = 0
     while data.startswith(mark, start):
         start = data.find(b"\n", start) + 1 or len(data)
@@ -69,7 +69,7 @@ def after_lines(data: bytes, mark: bytes) -> int:
 
 
 def records(path: Path, data: bytes, start: int, number: str, width: int) -> np.ndarray:
-    """Return the bytes from `start` on as numbers of NumPy's type `number`, (N, width); UserError if one is cut."""
+    """Return the bytes from `start` on as numbers of NumPy's type `number`, (N, width); UserError if truncated."""
     kind = np.dtype((number, width))
     if (size := len(data) - start) % kind.itemsize:
         raise damaged(path, f"truncated: {size:,} bytes of events are no multiple of {kind.itemsize}")
@@ -77,6 +77,6 @@ def records(path: Path, data: bytes, start: int, number: str, width: int) -> np.
 
 
 def check_fits(path: Path, recording: Recording, *, t: int, x: int, y: int) -> None:
-    """Raise UserError if an event leaves 0 <= column < bound, which is all that the format of `path` can hold."""
+    """Raise UserError if an event violates 0 <= column < bound, the range that the format of `path` can store."""
     if problem := recording.excess(t=t, x=x, y=y):
         raise UserError(f"cannot write {path}: {problem}, which is what the format holds; correct the recording")

@@ -1,8 +1,8 @@
 """Embedded events: scikit-learn's handwritten digits, moved on a circle before a simulated sensor.
 
-The strokes are real (1,797 scans of 8 x 8 pixels); contrast, where on the circle the movement begins, its direction and
-the noise are drawn. Training and test recordings use disjoint sets of scans. CIFAR10-DVS was recorded likewise, from
-images that repeat a closed path on a screen (Li et al., 2017). Files and folders are those of a published set.
+The strokes are real (1,797 scans of 8 x 8 pixels); contrast, start and direction of the movement, and noise are random.
+Training and test recordings use disjoint sets of scans. CIFAR10-DVS was recorded in a similar way, from images moved
+along a closed path on a screen (Li et al., 2017). Files and folders are laid out as in a published set.
 """
 
 from __future__ import annotations
@@ -46,9 +46,9 @@ NAMES = {
 def build(dataset: Dataset, folder: Path) -> None:
     """Write all recordings of an embedded dataset; the same spec always gives the same bytes.
 
-    Class c of K shows the digits d with d mod K = c, and all classes are equally frequent within one. `folder` appears
-    complete or not at all, and replaces one that was there. Raises UserError for a number of classes or recordings
-    that cannot be made, for a recording without events, or if `folder` cannot be written.
+    Class c of K shows the digits d with d mod K = c; numbers of recordings per class differ by one at most. `folder` is
+    only created, or replaced, once it is complete. Raises UserError for a number of classes or recordings that cannot
+    be made, for a recording without events, or if `folder` cannot be written.
     """
     assert dataset.events and dataset.events.simulated  # the caller asks for `embedded`
     _check(dataset, dataset.events.simulated)
@@ -66,7 +66,7 @@ def build(dataset: Dataset, folder: Path) -> None:
 
 
 def record(intensity: np.ndarray, times: np.ndarray, threshold: float) -> Recording:
-    """Return what a sensor reports of `intensity` (S, H, W) >= 0, seen at `times` (S,), microseconds, ascending.
+    """Return the events of a sensor for `intensity` (S, H, W) >= 0, sampled at ascending `times` (S,), microseconds.
 
     A pixel reports ON whenever L = log(PAPER + intensity) has risen by `threshold` since its last event (at first:
     since the first sample), OFF when it has fallen by as much. Between samples L is linear, which gives the time of an
@@ -88,7 +88,10 @@ def record(intensity: np.ndarray, times: np.ndarray, threshold: float) -> Record
 
 
 def _held(level: np.ndarray) -> np.ndarray:
-    """Return the level (S, P) of the last event at each sample, both in thresholds; whole numbers, at first 0."""
+    """Return the level (S, P) of each pixel's last event at each sample: whole multiples of the threshold, first 0.
+
+    `level` (S, P) is in units of the threshold as well.
+    """
     held = np.zeros_like(level)
     for now, last, seen in zip(held[1:], held, level[1:]):
         now[:] = last + np.trunc(seen - last)
@@ -96,7 +99,7 @@ def _held(level: np.ndarray) -> np.ndarray:
 
 
 def _expanded(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return for every one of sum(counts) events which entry it belongs to and its place there, from 1."""
+    """Return, for each of sum(counts) events, the index of its entry in `counts` and its rank there, from 1."""
     source = np.repeat(np.arange(len(counts)), counts)
     return source, np.arange(1, len(source) + 1) - (counts.cumsum() - counts)[source]
 
@@ -107,7 +110,7 @@ def _ordered(t: np.ndarray, x: np.ndarray, y: np.ndarray, p: np.ndarray) -> Reco
 
 
 class Scene:
-    """Draws the recordings of one split (0 training, 1 test), `count` of them, from its own scans."""
+    """Draws the `count` recordings of one split (0 training, 1 test) from the scans of that split."""
 
     def __init__(self, dataset: Dataset, split: int) -> None:
         assert dataset.events and dataset.events.simulated
@@ -119,7 +122,7 @@ class Scene:
         self._scans = [scans[values % self._classes == label] for label in range(self._classes)]
 
     def label(self, index: int) -> int:
-        """Return the class of a recording, from 0; classes take turns."""
+        """Return the class of a recording, from 0; classes alternate."""
         return index % self._classes
 
     def scan(self, index: int) -> np.ndarray:
@@ -145,7 +148,7 @@ class Scene:
 
 
 def _circle(phase: float, clockwise: bool) -> np.ndarray:
-    """Return displacements (2, S) down and right on a circle of radius 1, which ends exactly where it began."""
+    """Return displacements (2, S), down and right, along a circle of radius 1; the last equals the first exactly."""
     turned = np.arange(SAMPLES + 1) % SAMPLES / SAMPLES
     angles = 2 * np.pi * (phase + (turned if clockwise else -turned))
     return np.stack([np.sin(angles), np.cos(angles)])

@@ -49,9 +49,9 @@ class Tour:
             self._count(len(clips))
 
     def found(self) -> Found:
-        """Return what was visited: one record per folder, whose checksum is that of its recordings' lines.
+        """Return counts, digest and one record per folder visited, whose checksum is that of its recordings' lines.
 
-        A line holds path, size, SHA-256, split, label and the clip's ends. The digest is of the records.
+        A line holds path, size, SHA-256, split, label, and start and end of the clip. The digest is of the records.
         """
         files = [
             FileRecord(path=place, bytes=self._bytes[place], sha256=digest_of(lines))
@@ -61,7 +61,7 @@ class Tour:
         return Found(len(self.splits["train"]), len(self.splits["test"]), digest, files)
 
     def check(self, expected: list[FileRecord]) -> None:
-        """Compare what was visited with the records of a manifest; UserError that names the first folder to differ."""
+        """Compare the visited folders with the records of a manifest; UserError names the first that differs."""
         for found, known in itertools.zip_longest(self.found().files, expected):
             if found != known:
                 place = self._folder / (known or found).path
@@ -77,7 +77,7 @@ class Tour:
             self._lines[place].append(f"{path}\t{file.bytes}\t{file.sha256}\t{split}\t{label}\t{start}\t{end}")
 
     def _count(self, clips: int) -> None:
-        """Report how many recordings are done if the last line is long ago."""
+        """Log how many recordings are done, at most once per `progress.EVERY` seconds."""
         self._done += clips
         now = time.monotonic()
         if now - self._told >= progress.EVERY:
