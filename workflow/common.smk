@@ -60,7 +60,7 @@ def artefact(run, name):
 
 
 def data_of_run(wildcards):
-    """The manifests of a run's data, by the run's name."""
+    """The manifests of the data of the run that the wildcard names."""
     return data_of(RUNS[wildcards.run])
 
 
@@ -103,7 +103,7 @@ def run_inputs(wildcards):
     for parent in spec.parents():
         files += [artefact(parent.name, "metrics.json"), artefact(parent.name, "weights.safetensors")]
     if isinstance(spec.source, Pretrained):
-        files.append(ancient(f"resources/weights/{spec.source.stem}.safetensors"))  # the content is fixed by its checksum
+        files.append(ancient(f"resources/weights/{spec.source.stem}.safetensors"))  # its checksum is fixed
     return files
 
 

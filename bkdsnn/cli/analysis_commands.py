@@ -26,7 +26,7 @@ def add(commands: arguments.Commands) -> None:
 
 
 def activity(options: argparse.Namespace) -> None:
-    """Measure firing rates and operations of a finished run over its whole test set, for the energy tables."""
+    """Measure firing rates and operations of a finished run over its whole test set."""
     spec = paper.find_run(options.run, options.scale)
     from bkdsnn.analysis.activity import analyse
     from bkdsnn.machine import devices
