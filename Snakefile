@@ -17,7 +17,7 @@ include: "workflow/rules/figures.smk"
 include: "workflow/rules/tables.smk"
 
 
-# Here and not in an included file, where Snakemake would not take it for the default.
+# In this file, because Snakemake does not take a rule of an included file as the default target.
 rule all:
     default_target: True
     input:

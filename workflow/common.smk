@@ -1,4 +1,4 @@
-# Helpers of the rules. Everything imported here is light: no torch, no pandas, for each job parses this file again.
+# Helper functions of the rules. Import neither torch nor pandas here: every job parses this file again.
 import functools
 import sys
 from pathlib import Path
@@ -18,7 +18,7 @@ from bkdsnn.config import Pretrained
 
 
 def settle():
-    """Validate the configuration and expand every table, or stop with one message before anything is built."""
+    """Validate the configuration and expand every table and figure; stop with one message if there is a mistake."""
     try:
         settings = Settings.read(config)
         settings.export()
@@ -46,28 +46,29 @@ PUBLISHED = {one.stem: one.name for one in catalogue.published_weights()}
 
 
 def run_names(kind):
-    """A pattern of the names of all runs of one kind: teacher, student or evaluation.
+    """A regular expression for the names of all runs of one kind: teacher, student or evaluation.
 
-    What another run imitates is a teacher, also if it is a spiking network.
+    A trained run that is the teacher of another run counts as a teacher, even if it is a spiking network.
     """
     kinds = {name: "teacher" if spec.recipe and name in TAUGHT_BY else spec.kind for name, spec in RUNS.items()}
     return "|".join(name for name in RUNS if kinds[name] == kind) or "none"
 
 
 def artefact(run, name):
-    """Path of one file that a run leaves."""
+    """Path of one output file of a run."""
     return f"results/{SCALE.name}/runs/{run}/{name}"
 
 
 def data_of_run(wildcards):
-    """The data that a run sees."""
+    """The manifests of the data of the run that the wildcard names."""
     return data_of(RUNS[wildcards.run])
 
 
 def data_of(spec):
-    """The manifests of a run's data, those of its frames too.
+    """The manifests of a run's data, including those of its frames.
 
-    Their age makes no run stale, for they may come after a run that was imported; tables compare digests.
+    Marked `ancient`, so that a newer manifest does not trigger retraining: an imported run may be older than it. Tables
+    check by digest that the data are the same.
     """
     return [ancient(f"results/{SCALE.name}/data/{name}") for name in data_records(spec)]
 
@@ -84,7 +85,7 @@ def threads_of(wildcards):
 
 
 def gpus_of(wildcards):
-    """GPUs of a run, one a process."""
+    """GPUs of a run, one per process."""
     return GPUS * processes(wildcards)
 
 
@@ -94,7 +95,7 @@ def memory_of(wildcards):
 
 
 def run_inputs(wildcards):
-    """What a run needs first: its data, the runs it builds on, published weights."""
+    """Inputs of a run: its data, its teacher and source, and published weights."""
     if workflow.dryrun:
         budget()
     spec = RUNS[wildcards.run]
@@ -102,12 +103,12 @@ def run_inputs(wildcards):
     for parent in spec.parents():
         files += [artefact(parent.name, "metrics.json"), artefact(parent.name, "weights.safetensors")]
     if isinstance(spec.source, Pretrained):
-        files.append(ancient(f"resources/weights/{spec.source.stem}.safetensors"))  # always of one checksum
+        files.append(ancient(f"resources/weights/{spec.source.stem}.safetensors"))  # its checksum is fixed
     return files
 
 
 def table_inputs(wildcards):
-    """The results of every run that a table shows, and what more is measured of it."""
+    """Inputs of a table: the results of its runs, and their analyses where the table shows more than accuracy."""
     plan = PLANS[wildcards.table]
     runs = {spec.name: spec for cell in plan.cells for spec in cell.runs}
     files = [artefact(run, name) for run in runs for name in ("metrics.json", "predictions.npz")]
@@ -115,19 +116,19 @@ def table_inputs(wildcards):
 
 
 def activity_of(run):
-    """The analysis of a run's spikes."""
+    """Path of a run's analysis: firing rates and operations."""
     return f"results/{SCALE.name}/analyses/{run}/activity.json"
 
 
 def networks_of_figure(wildcards):
-    """The networks that one figure looks into, and their data."""
+    """Inputs of the analysis for one figure: the trained networks and their data."""
     runs = FIGURES[wildcards.figure].runs()
     files = [artefact(run, name) for run in runs for name in ("metrics.json", "weights.safetensors")]
     return files + sorted({f"results/{SCALE.name}/data/{spec.dataset.name}.json" for spec in runs.values()})
 
 
 def figure_inputs(wildcards):
-    """What one figure is drawn from."""
+    """Inputs of one figure: results of its runs, and analyses if its kind needs them."""
     plan = FIGURES[wildcards.figure]
     analyses = {"gradcam": ("npz", "json"), "histogram": ("json",)}.get(plan.figure.kind, ())
     files = [f"results/{SCALE.name}/analyses/{wildcards.figure}.{kind}" for kind in analyses]
@@ -137,34 +138,34 @@ def figure_inputs(wildcards):
 
 
 def figure_seeds(wildcards):
-    """The seeds of a figure, as an option; none where they are those of the scale."""
+    """The seeds of a figure as a command-line option; empty if they are those of the scale."""
     if FIGURES[wildcards.figure].figure.kind in figures.OF_ONE_SEED:
         return first_seed(wildcards)
     return f"--seeds {' '.join(map(str, SETTINGS.seeds))}" if SETTINGS.seeds else ""
 
 
 def first_seed(wildcards):
-    """The seed of what shows single networks, as an option; none where it is the scale's first."""
+    """The seed of a figure that shows single networks, as an option; empty if it is the scale's first seed."""
     return f"--seeds {SETTINGS.seeds[0]}" if SETTINGS.seeds and SETTINGS.seeds[0] != SCALE.seeds[0] else ""
 
 
 def figures_of(kind):
-    """A pattern of the names of all figures of one kind."""
+    """A regular expression for the names of all figures of one kind."""
     return "|".join(name for name, plan in FIGURES.items() if plan.figure.kind == kind) or "none"
 
 
 def figure_files(figure):
-    """The files of one figure."""
+    """Output files of one figure."""
     return [f"figures/{SCALE.name}/{figure}.{kind}" for kind in ("png", "pdf", "csv")]
 
 
 def table_seeds(wildcards):
-    """The seeds of a table, as arguments."""
+    """The seeds of a table, as command-line arguments."""
     return " ".join(map(str, SETTINGS.seeds or SCALE.seeds))
 
 
 def table_files(table):
-    """The files of one table and the results behind it: a result that was deleted is made again."""
+    """Files of one table, and the results that it shows, so that Snakemake makes a deleted result again."""
     results = [artefact(run, "metrics.json") for run in PLANS[table].runs()]
     layers = [f"results/{SCALE.name}/tables/{table}-layers.csv"] if table in WITH_ENERGY else []
     return results + [f"results/{SCALE.name}/tables/{table}.{kind}" for kind in ("csv", "tex", "md")] + layers
@@ -183,7 +184,7 @@ wildcard_constraints:
 
 @functools.cache
 def budget():
-    """Tell on standard error, once, what the runs behind the targets will cost; return which cap that exceeds."""
+    """Print the estimated cost of the unfinished runs once, to standard error; return which cap it exceeds, if any."""
     at_once = workflow.nodes or workflow.cores // max(1, THREADS)
     try:
         lines, problem = quote(workflow.dag_settings.targets, SETTINGS, RUNS, Path.cwd() / "results", at_once)
@@ -196,8 +197,8 @@ def budget():
     return problem
 
 
-# A real run that would cost more than a cap is refused before its first job. A dry run has no such hook: there the
-# first input function of a run tells the budget.
+# Refuse to start if the estimated cost exceeds a cap. A dry run never calls `onstart`, so there the input function
+# `run_inputs` prints the budget.
 onstart:
     if not workflow.touch and (problem := budget()):
         raise WorkflowError(problem)

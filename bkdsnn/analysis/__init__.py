@@ -1,1 +1,1 @@
-"""What is measured on finished runs: firing rates, operations, features, Grad-CAM. Nothing here trains."""
+"""Measurements on finished runs: firing rates, operations, features, Grad-CAM. Nothing here trains."""

@@ -27,8 +27,8 @@ from bkdsnn.training.execute import open_loader
 def analyse(spec: RunSpec, results: Path, device: torch.device) -> Path:
     """Write `analyses/<run>/activity.json` below `results` (one scale's folder); return its path.
 
-    Raises `UserError` for an unfinished run, for other data than it saw, and for a network that is not as accurate as
-    its metrics say.
+    Raises `UserError` for an unfinished run, for data that differ from those of its training, and for a network whose
+    accuracy is not the one in its metrics.
     """
     run = expect_finished(spec, results)
     network = finished_network(spec, run.folder, device)
@@ -44,7 +44,10 @@ def analyse(spec: RunSpec, results: Path, device: torch.device) -> Path:
 
 @torch.inference_mode()
 def count_activity(spec: RunSpec, network: Network, loader: Loader) -> Activity:
-    """Return what is counted while `network` classifies the test set once; `UserError` if any of it is not counted."""
+    """Count firing rates and operations while `network` classifies the test set once.
+
+    Raises `UserError` if the network does operations that would not be counted.
+    """
     check_counted(network.eval(), spec.dataset.image_size)
     tap = network.taps[-1]
     feature, total, right = EntryCounts(), 0.0, 0

@@ -1,4 +1,4 @@
-"""`activity.json` of a run: firing rates and operations, read with distrust. Free of torch."""
+"""`activity.json` of a run: firing rates and operations, validated when read. Free of torch."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ Rate = Annotated[float, Field(ge=0, le=1)]
 class LayerActivity(BaseModel):
     """One layer, or one of the two products of an attention, named after the order in which they are computed.
 
-    `macs` are the multiply-accumulates of one image in one pass, borders counted like the rest; of a norm its elements.
-    `passes` is how often an image passes, T or 1. `rate` is the share of its inputs that are not zero, over the test
+    `macs` are the multiply-accumulates for one image in one pass, padding included; for a norm its number of elements.
+    `passes` is how often the layer is applied per image, T or 1. `rate` is the share of non-zero inputs over the test
     set (r_input of Eq. A4). `binary`: all inputs are 0 or 1; `integer`: all are integers.
 
-    Of the first product of an attention, `rate` is that of the rarer operand; of the second, that of the operand that
-    is not the first product.
+    For the first product of an attention, `rate` is that of the sparser operand; for the second, that of the operand
+    that is not the result of the first.
     """
 
     name: str
@@ -46,7 +46,7 @@ class Feature(BaseModel):
 
 
 class AttentionRates(BaseModel):
-    """Firing rates of one block of spiking attention; `attention` is that of the neurons behind q k^T v."""
+    """Firing rates in one block of spiking attention; `attention` is the rate of the neurons that follow q k^T v."""
 
     name: str
     q: Rate
@@ -56,10 +56,10 @@ class AttentionRates(BaseModel):
 
 
 class Activity(BaseModel):
-    """What was counted while the network of a run classified the whole test set; `layers` in order of first use.
+    """Counts over the whole test set, classified by the network of a run; `layers` are in order of first use.
 
-    `neurons` has the firing rate of each layer of spiking neurons, by name of the module. `mac_layers` names the layers
-    that are fed with no spikes, and how often the paper's counting has each of them for one image.
+    `neurons` has the firing rate of each layer of spiking neurons by module name. `mac_layers` names the layers whose
+    inputs are not spikes, and how often the paper's counting applies each of them per image.
     """
 
     run: str
@@ -76,12 +76,12 @@ class Activity(BaseModel):
 
 
 def activity_path(run: str, results: Path) -> Path:
-    """Where the analysis of a run lies, below one scale's folder."""
+    """Path of a run's analysis; `results` is the folder of its scale."""
     return results / "analyses" / run / "activity.json"
 
 
 def read_activity(spec: RunSpec, results: Path) -> Activity | None:
-    """Return the analysis of a run, None if there is none; one of another run, or a damaged one, raises `UserError`."""
+    """Return the analysis of a run, or None if it is missing; `UserError` if it is damaged or of another run."""
     path = activity_path(spec.name, results)
     if not path.is_file():
         return None

@@ -1,6 +1,6 @@
 """Grad-CAM (Selvaraju et al., ICCV 2017) of several features of one network at once, by the grad-cam package.
 
-Shapes: T time-steps, B images, C channels, h w places of a feature, H W pixels, L taps.
+Shapes: T time-steps, B images, C channels, h w spatial positions of a feature, H W pixels, L taps (feature layers).
 """
 
 from __future__ import annotations
@@ -19,10 +19,10 @@ from bkdsnn.models import Network
 
 
 class Views(NamedTuple):
-    """What Grad-CAM finds in a batch.
+    """The Grad-CAM maps of a batch.
 
-    `maps` are float32 (B, L, H, W), each scaled to 0 .. 1 by itself. `silent` and `positive`, (B, L), say why a map is
-    empty: the feature is zero everywhere; some place of it speaks for the class. `predicted` is (B,).
+    `maps` are float32 (B, L, H, W), each scaled to 0 .. 1 separately. `silent` and `positive`, (B, L), explain empty
+    maps: whether the feature is zero everywhere; whether any spatial position supports the class. `predicted` is (B,).
     """
 
     maps: NDArray[np.float32]
@@ -32,11 +32,11 @@ class Views(NamedTuple):
 
 
 class Cams(GradCAM):
-    """The package's Grad-CAM, with all taps from one forward and one backward pass, kept apart (D-174).
+    """The package's Grad-CAM with a separate map per tap, all from one forward and one backward pass (D-174).
 
-    Of a spiking network feature and gradient are averaged over time: the map of the averaged feature (Eq. 3). The
-    gradient passes neurons by their surrogates. It ends at the first tap, for nothing before it needs one: weights and
-    images are constants, which saves memory and time.
+    For a spiking network, feature and gradient are averaged over time, so the map is that of the averaged feature
+    (Eq. 3). Surrogate gradients carry the gradient through neurons. It stops at the first tap: weights and images need
+    no gradient, which saves memory and time.
     """
 
     def __init__(self, network: Network, taps: Sequence[str]) -> None:
@@ -52,7 +52,7 @@ class Cams(GradCAM):
         maps = self(images, [ClassifierOutputTarget(label) for label in labels.tolist()])
         silent = [(feature == 0).flatten(1).all(1).numpy() for feature in self.activations_and_grads.activations]
         predicted = self.outputs.argmax(1).cpu().numpy()
-        del self.outputs  # with the graph, which the package keeps otherwise until the next batch
+        del self.outputs  # frees the graph, which the package would keep until the next batch
         return Views(maps, np.stack(silent, 1), np.stack(self._positive, 1), predicted)
 
     def get_cam_image(self, *arguments: Any) -> NDArray[np.float32]:
@@ -62,12 +62,12 @@ class Cams(GradCAM):
         return cam
 
     def aggregate_multi_layers(self, cam_per_target_layer: list[NDArray[np.float32]]) -> NDArray[np.float32]:
-        """Return what the package returns for each tap alone, (B, L, H, W), where it averages over taps."""
+        """Return the maps of all taps, (B, L, H, W); the package's own method would average them over taps."""
         return np.stack([scale_cam_image(maps[:, 0]) for maps in cam_per_target_layer], axis=1)
 
 
 class Classifier(nn.Module):
-    """A network that returns the logits (B, K) which decide, averaged over time."""
+    """Wraps a network to return its logits (B, K), averaged over time, from which the class is predicted."""
 
     def __init__(self, network: Network) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Whether the operations that `counts` finds are all that a network does, so that none is left out in silence."""
+"""Checks that `counts` covers all operations of a network, so that none is left out unnoticed."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ PLACE = "bkdsnn/analysis/counts.py"
 
 
 def check_counted(network: Network, size: int) -> None:
-    """Raise `UserError`, naming the module, unless all operations of `network` on images of that size are counted.
+    """Raise `UserError`, naming the module, unless all operations of `network` on images of this size are counted.
 
-    A module with weights must be of a kind that is counted, or be known to multiply with nothing. The products of
-    layers and attentions must be as many as torch does, and layers that `mac_layers` names must be among them.
+    Every module with weights must be of a kind that is counted, or known to do no multiplications. The number of
+    products in layers and attentions must equal the number that torch computes, and all `mac_layers` must be counted.
     """
     _check_kinds(network)
     products, done = _products(network, size)
@@ -55,10 +55,10 @@ def _check_kinds(network: Network) -> None:
         )
 
 
-@torch.inference_mode(False)  # there torch would not take its operations apart
+@torch.inference_mode(False)  # in inference mode torch would not decompose its operations
 @torch.no_grad()
 def _products(network: Network, size: int) -> tuple[dict[str, int], dict[str, int]]:
-    """Return the products of one image that are counted, by layer, and those that torch does, by module."""
+    """Return the number of products for one image: those that are counted, by layer, and torch's own, by module."""
     with counting(network) as counts, sdpa_kernel(SDPBackend.MATH), _Multiplied(network) as multiplied:
         network(network.blank(size))
     counted = {layer.name: layer.macs * layer.passes for layer in counts.layers(images=1) if layer.kind != "norm"}
@@ -66,7 +66,7 @@ def _products(network: Network, size: int) -> tuple[dict[str, int], dict[str, in
 
 
 class _Multiplied(TorchDispatchMode):
-    """Counts the products that torch does inside each module that is called, while it is entered."""
+    """While active, counts the products that torch computes inside each module that is called."""
 
     def __init__(self, network: nn.Module) -> None:
         super().__init__()
@@ -79,7 +79,7 @@ class _Multiplied(TorchDispatchMode):
 
     @classmethod
     def _should_skip_dynamo(cls) -> bool:
-        return False  # else torch loads its compiler, which takes seconds
+        return False  # otherwise torch loads its compiler, which takes seconds
 
     def _enter_module(self, name: str) -> None:
         self._open.append(name)

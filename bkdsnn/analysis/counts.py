@@ -1,4 +1,4 @@
-"""Hooks that count, while a network runs, what its layers are fed with and what its neurons fire.
+"""Hooks that count the inputs of a network's layers and the spikes of its neurons while it runs.
 
 Shapes: T time-steps, B images, N tokens, D their width, d = D / heads; activations are folded, (T*B, ...).
 """
@@ -29,9 +29,9 @@ Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], None]
 
 
 class EntryCounts:
-    """Counts over tensors (samples, ...): samples, entries, those not zero; whether all are integers, all 0 or 1.
+    """Counts of samples, entries and non-zero entries of tensors (samples, ...); whether all are integers, all 0 or 1.
 
-    Counts are Python integers: nothing is rounded, whatever the number of tensors.
+    Counts are Python integers, so they are exact for any number of tensors.
     """
 
     def __init__(self) -> None:
@@ -40,7 +40,7 @@ class EntryCounts:
 
     def add(self, x: Tensor) -> None:
         """Count the entries of one tensor."""
-        nonzero = int((x != 0).count_nonzero())  # of bytes it is several times faster than of floats
+        nonzero = int((x != 0).count_nonzero())  # several times faster on bytes than on floats
         self.samples += len(x)
         self.entries += x.numel()
         self.nonzero += nonzero
@@ -49,12 +49,12 @@ class EntryCounts:
 
     @property
     def rate(self) -> float:
-        """Share of entries that are not zero; of spikes the firing rate."""
+        """Share of non-zero entries; for spikes this is the firing rate."""
         return self.nonzero / self.entries
 
 
 class Counts:
-    """What was counted; `counting` fills it."""
+    """All counts of a network; `counting` fills them."""
 
     def __init__(self) -> None:
         self.costs: dict[str, LayerCost] = {}
@@ -62,7 +62,7 @@ class Counts:
         self.attended: dict[str, dict[str, EntryCounts]] = {}
 
     def layers(self, images: int) -> list[LayerActivity]:
-        """Return what one of the `images` costs in each layer, in order of first use."""
+        """Return the cost of each layer per image, averaged over `images`, in order of first use."""
         return [cost.record(name, images) for name, cost in self.costs.items()]
 
     def neurons(self) -> dict[str, float]:
@@ -79,9 +79,9 @@ class Counts:
 
 @contextmanager
 def counting(network: Network) -> Iterator[Counts]:
-    """Count all that `network` does inside the block; its hooks go at the end.
+    """Count the operations of `network` inside the block; its hooks are removed at the end.
 
-    Norms are counted in networks without spikes only.
+    Norms are counted only in networks without spikes.
     """
     counts, hooks = Counts(), []
     for module, hook in _hooks(network, counts):
@@ -95,14 +95,14 @@ def counting(network: Network) -> Iterator[Counts]:
 
 @dataclass
 class LayerCost:
-    """A layer with its operands that may be zero; the rarest decides how many products are."""
+    """A layer with its operands that may be zero; the sparsest one determines the number of products."""
 
     kind: Kind
     operands: list[EntryCounts]
     macs: int = 0
 
     def record(self, name: str, images: int) -> LayerActivity:
-        """Return what one of the `images` costs."""
+        """Return the layer's cost per image, averaged over `images`."""
         rarest = min(self.operands, key=lambda one: one.rate)
         return LayerActivity(
             name=name,
@@ -124,7 +124,7 @@ def _hooks(network: Network, counts: Counts) -> Iterator[tuple[nn.Module, Hook]]
             yield module, _layer(counts, name, kind)
         elif isinstance(module, Spiking):
             yield module, _neurons(counts, name)
-    for tap, attended in network.attentions().items():  # behind the hooks of the layers that they consist of
+    for tap, attended in network.attentions().items():  # after the hooks of their own layers
         yield from _attended(counts, names[attended.module], tap, attended)
 
 

@@ -5,14 +5,14 @@ paper     the layer is not among those of FLOPS(1):                 FLOPS(1), al
           SOPS(l) = rate T FLOPS(l), integers count as spikes
 strict    the layer's inputs are all 0 or 1: rate passes MACs       passes MACs, all its products
 
-FLOPS(1) is what each family states in `mac_layers` of its network: the first layer as its reference runs it, once per
-image in ResNets, T times in the others, which repeat the image before it (Spikformer, Spikingformer, Meta-SpikeFormer)
-or are shown T frames (all on events). The head of Spikformer and Spikingformer is fed with means over map and time, no
-spikes: it is in FLOPS(1), once (D-169).
+FLOPS(1) covers the layers that each family lists in `mac_layers` of its network. The first layer counts as often as the
+family's reference code runs it: once per image in ResNets, T times in networks that repeat the image before it
+(Spikformer, Spikingformer, Meta-SpikeFormer) or take T frames (all networks on events). The head of Spikformer and
+Spikingformer takes means over map and time, which are no spikes: it is in FLOPS(1), once (D-169).
 
-The paper's counting knows convolutions and linear layers alone; of an ANN also two operations per element of a norm, as
-the counters of its time do. The strict one knows the products of attention too, and no norms: they can be folded into
-the convolutions (D-170 to D-172).
+The paper's counting includes convolutions and linear layers only; for an ANN also two operations per element of a norm,
+as the usual counters did then. The strict counting includes the products of attention but no norms, because these can
+be folded into the convolutions (D-170 to D-172).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Constants(NamedTuple):
 
 
 class Operations(NamedTuple):
-    """Operations of one image. By the paper's counting `macs` are FLOPS(1), of an ANN its FLOPS, and `acs` the SOPS."""
+    """Operations per image. In the paper's counting `macs` are FLOPS(1), or all FLOPS of an ANN, and `acs` the SOPS."""
 
     macs: float = 0.0
     acs: float = 0.0
@@ -44,12 +44,12 @@ class Operations(NamedTuple):
 
 
 def paper(activity: Activity) -> Operations:
-    """Return what the paper counts: FLOPS(1) as MACs, and as ACs the sum of SOPS(l) of Eq. A4 over the other layers."""
+    """Return the paper's counting: FLOPS(1) as MACs, and as ACs the sum of SOPS(l) of Eq. A4 over the other layers."""
     return _total(paper_layer(activity, layer) for layer in activity.layers)
 
 
 def strict(activity: Activity) -> Operations:
-    """Return the operations with sums of spikes taken as what they are: numbers to multiply with."""
+    """Return the strict counting: inputs that are sums of spikes need MACs, because they are not only 0 and 1."""
     return _total(strict_layer(activity, layer) for layer in activity.layers)
 
 
@@ -74,7 +74,7 @@ def strict_layer(activity: Activity, layer: LayerActivity) -> Operations:
 
 
 def layers_csv(activities: Iterable[Activity], constants: Constants) -> str:
-    """Return both countings of every layer of one or more activities, a line each; energies in nJ."""
+    """Return CSV with one line per layer and both countings, for one or more activities; energies in nJ."""
     records = [_record(activity, layer, constants) for activity in activities for layer in activity.layers]
     text = io.StringIO()
     writer = csv.DictWriter(text, fieldnames=list(records[0]), lineterminator="\n")

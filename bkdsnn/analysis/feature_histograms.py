@@ -23,10 +23,10 @@ WIDTH = 0.05  # of the bins of real-valued features
 
 
 class Histogram(BaseModel):
-    """Entries of the time-averaged feature (Eq. 3) of a run's network, over all places, channels and test images.
+    """Histogram of the time-averaged feature (Eq. 3) of a run, over spatial positions, channels and test images.
 
-    `discrete`: every entry is a multiple of `step` = 1/T, and `counts` says how often k step occurs, by k. Otherwise
-    `counts` says how many entries lie in [k step, (k + 1) step), by k. `zeros` are entries that are exactly 0.
+    `discrete`: all entries are multiples of `step` = 1/T, and `counts` has, by k, how many entries are k step.
+    Otherwise it has, by k, the number of entries in [k step, (k + 1) step). `zeros` counts entries that are exactly 0.
     """
 
     run: str
@@ -54,10 +54,10 @@ class Features(BaseModel):
 
 
 class FeatureCounts:
-    """Counts the entries of features, batch by batch; how they are batched changes nothing.
+    """Counts the entries of features, batch by batch; the result does not depend on the batch size.
 
-    Values are counted one by one as long as all are multiples of 1/T, which holds for sums of spikes and not for
-    membrane currents; `spiking` networks alone are looked at so.
+    For `spiking` networks, exact values are counted as long as all are multiples of 1/T; this holds for sums of spikes
+    but not for membrane currents.
     """
 
     def __init__(self, timesteps: int, spiking: bool) -> None:
@@ -81,7 +81,7 @@ class FeatureCounts:
         self.total += float(mean.sum())
 
     def histogram(self, run: RunSpec, tap: str) -> Histogram:
-        """Return what was counted, as that of a run."""
+        """Return the counts as the histogram of a run."""
         counts = self.steps if self.discrete else self.bins
         return Histogram(
             run=run.name,
@@ -119,7 +119,7 @@ def feature_histogram(run: RunSpec, results: Path, device: torch.device) -> Hist
 
 @torch.inference_mode()
 def tallied(network: Network, batches: Iterable[Tensor], tally: FeatureCounts, name: str) -> FeatureCounts:
-    """Return the tally with the features of all batches (B, 3, H, W), in evaluation mode, without autocast."""
+    """Add the features of all batches (B, 3, H, W) to the tally, in evaluation mode without autocast; return it."""
     network.eval()
     tap = network.taps[-1]
     for images in batches:
@@ -131,12 +131,12 @@ def tallied(network: Network, batches: Iterable[Tensor], tally: FeatureCounts, n
 
 
 def features_path(plan: FigurePlan, results: Path) -> Path:
-    """Where the histograms of a figure lie, below one scale's folder."""
+    """Path of a figure's histograms; `results` is the folder of its scale."""
     return results / "analyses" / f"{plan.figure.name}.json"
 
 
 def read_features(plan: FigurePlan, results: Path) -> dict[str, Histogram]:
-    """Return the histograms of a figure by run; missing, damaged or foreign ones raise `UserError`."""
+    """Return the histograms of a figure by run; missing or damaged ones, or those of other runs, raise `UserError`."""
     path = features_path(plan, results)
     again = f"make it with `{plan.command}`"
     if not path.is_file():

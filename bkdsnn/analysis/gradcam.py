@@ -1,4 +1,4 @@
-"""Grad-CAM of the networks of a figure over the whole test set (figures 2a and 3a): shown maps, and their likeness.
+"""Grad-CAM of a figure's networks over the whole test set (figures 2a and 3a): maps to draw, and their similarity.
 
 Shapes: B images of a batch, N of the test set, H W pixels, L taps.
 """
@@ -31,13 +31,13 @@ Arrays = dict[str, NDArray[Any]]
 
 
 def analyse(plan: FigurePlan, results: Path, device: torch.device) -> None:
-    """Write `<results>/analyses/<figure>.npz`, what the figure shows, and `.json`, the summary over the test set.
+    """Write `<results>/analyses/<figure>.npz`, the maps to draw, and `.json`, the summary over the test set.
 
-    The first curve of a panel is the teacher that the others are compared with.
+    The first curve of a panel is the teacher; the others are compared with it.
 
     Raises:
-        UserError: a run is not finished, its data are not there, it classifies otherwise than its metrics say, or its
-            maps cannot be compared with the teacher's.
+        UserError: a run is not finished, its data are missing, its accuracy is not the one in its metrics, or its maps
+            cannot be compared with the teacher's.
     """
     runs = {name: expect_finished(spec, results) for name, spec in plan.runs().items()}
     shown, methods = [], []
@@ -53,9 +53,9 @@ def analyse(plan: FigurePlan, results: Path, device: torch.device) -> None:
 def _panel(
     plan: FigurePlan, panel: PanelPlan, runs: Sequence[Finished], results: Path, device: torch.device
 ) -> tuple[Shown, list[TapSummary]]:
-    """Pass the test set through all networks of a panel, batch by batch, as its last curve, a student, sees it.
+    """Pass the test set through all networks of a panel, batch by batch, with the view of its last curve (a student).
 
-    Of the images and the maps only those that the figure shows are kept, in the order of the test set.
+    Only the images and maps that the figure shows are kept, in the order of the test set.
     """
     where, wanted = f"{plan.figure.name}, {panel.title}", np.array(plan.figure.images)
     loader = _open(where, runs, plan.figure.images, results, device)
@@ -71,7 +71,7 @@ def _panel(
     log.info("%s: %d test images", where, loader.test_size)
     found = [_joined(own) for own in zip(*batches)]  # by network
     for run, own in zip(runs, found):
-        if run.spec.network.view == runs[-1].spec.network.view:  # otherwise it was tested on other crops of the images
+        if run.spec.network.view == runs[-1].spec.network.view:  # otherwise it was tested on different crops
             expect_accuracy(run, _top1(own), len(own["right"]))
     order = np.searchsorted(np.sort(wanted), wanted)
     shown = Shown(
@@ -90,7 +90,7 @@ def _panel(
 
 
 def pixels(images: Tensor, dataset: Dataset) -> NDArray[np.uint8]:
-    """Return normalised images (B, 3, H, W) as the bytes (B, H, W, 3) that they were made of."""
+    """Undo the normalisation: return images (B, 3, H, W) as the original bytes (B, H, W, 3)."""
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (dataset.mean, dataset.std))
     return (255 * (images * std + mean)).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
 
@@ -108,7 +108,7 @@ def _look(run: Finished, cams: Cams, images: Tensor, labels: Tensor) -> Views:
 
 
 def _measured(views: Views, teacher: Views, labels: Tensor, rows: NDArray[np.int64]) -> Arrays:
-    """Return the maps of the shown `rows`, and what is counted over all images; a teacher's own likeness is NaN."""
+    """Return the maps of `rows`, which the figure shows, and measures of all images; a teacher's similarity is NaN."""
     unlike = np.full(views.silent.shape, np.nan)
     return views._asdict() | {
         "maps": views.maps[rows],
@@ -149,7 +149,7 @@ def _summary(panel: str, label: str, run: Finished, index: int, tap: str, own: A
 
 
 def _open(where: str, runs: Sequence[Finished], images: Sequence[int], results: Path, device: torch.device) -> Loader:
-    """Open the test set that all runs were tested on; it has every image that the figure shows."""
+    """Open the test set of all runs, after checking that it is the same and has every image that the figure shows."""
     dataset = runs[-1].spec.dataset
     if dataset.events:
         raise UserError(f"{where}: '{dataset.name}' has recordings of events, expected images: Grad-CAM maps pixels")

@@ -1,4 +1,4 @@
-"""How like two Grad-CAM maps are. Pure NumPy.
+"""Similarity of two Grad-CAM maps. Pure NumPy.
 
 Shapes: B images, L taps, H W pixels; maps are float32 (B, L, H, W), not negative. A map is empty if it is zero
 everywhere.
@@ -22,7 +22,7 @@ def mean_and_std(values: NDArray[np.float64]) -> tuple[float | None, float | Non
 
 
 def cosines(one: Maps, other: Maps) -> NDArray[np.float64]:
-    """Return the cosine of each two maps, (B, L): 0 if one of them is empty, NaN if both are."""
+    """Return the cosine similarity of corresponding maps, (B, L): 0 if one of them is empty, NaN if both are."""
     both, first, second = (
         np.einsum("blhw,blhw->bl", a, b, dtype=np.float64) for a, b in ((one, other), (one, one), (other, other))
     )
@@ -32,10 +32,10 @@ def cosines(one: Maps, other: Maps) -> NDArray[np.float64]:
 
 
 def overlaps(one: Maps, other: Maps) -> NDArray[np.float64]:
-    """Return the share of their top pixels that each two maps have in common, (B, L); NaN if both are empty.
+    """Return the share of top pixels that corresponding maps have in common, (B, L); NaN if both are empty.
 
-    Both have as many, |A| = 20 % of the pixels, and the share is |A n B| / |A|, unless one has fewer that are not zero:
-    then of the larger set. Of unrelated maps it is 20 % on average.
+    The top sets A and B are the highest 20 % of the pixels, and the share is |A n B| / |A|. If a map has fewer non-zero
+    pixels, its set is smaller, and the share is of the larger set. For unrelated maps it is 20 % on average.
     """
     a, b = top(one), top(other)
     larger = np.maximum(a.sum((-2, -1)), b.sum((-2, -1)))
@@ -45,7 +45,7 @@ def overlaps(one: Maps, other: Maps) -> NDArray[np.float64]:
 def top(maps: Maps) -> NDArray[np.bool_]:
     """Return which pixels, bool (B, L, H, W), are among the highest 20 % of their map.
 
-    Of equal pixels on the edge the first in reading order are; those of value zero never are.
+    Ties at the threshold go to the first pixels in reading order; pixels of value zero are never included.
     """
     flat = maps.reshape(*maps.shape[:2], -1)
     size = round(TOP * flat.shape[-1])

@@ -1,4 +1,4 @@
-"""What Grad-CAM left of a figure, read with distrust. Free of torch."""
+"""The Grad-CAM files of a figure, validated when read. Free of torch."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Share = float
 class TapSummary(BaseModel):
     """One tap of one network of a panel, over the whole test set.
 
-    `cosine` and `overlap` (of the top 20 % of pixels) are means over the `compared` images, on which the maps of the
-    student and of the panel's first network, its teacher, are not both empty; with the sample standard deviation. The
-    teacher is not compared with itself. `empty` is the share of images whose map is zero everywhere, `silent` of those
-    on which all entries of the feature are.
+    `cosine` and `overlap` (of the top 20 % of pixels) compare the map with that of the teacher, the panel's first
+    network. They are means, with sample standard deviations, over the `compared` images: those on which at least one of
+    the two maps is not empty. The teacher is not compared with itself. `empty` is the share of images whose map is zero
+    everywhere, `silent` the share of those whose feature is zero everywhere.
     """
 
     panel: str
@@ -45,7 +45,7 @@ class TapSummary(BaseModel):
 
 
 class Summary(BaseModel):
-    """All taps of all networks of a figure; `shown` are the images that it shows, by their number in the test set."""
+    """All taps of all networks of a figure; `shown` has the test-set indices of the images that the figure shows."""
 
     figure: str
     taps: Literal["all", "last"]
@@ -58,7 +58,7 @@ class Summary(BaseModel):
 
 
 class Shown(NamedTuple):
-    """The images that a panel shows, (I, ...), with what its N networks make of them at L taps; `specs` are digests."""
+    """The I images that a panel shows, with the maps of its N networks at L taps; `specs` are the runs' digests."""
 
     specs: NDArray[np.str_]  # (N,)
     images: NDArray[np.uint8]  # (I, H, W, 3)
@@ -70,13 +70,13 @@ class Shown(NamedTuple):
 
 
 def maps_paths(plan: FigurePlan, results: Path) -> tuple[Path, Path]:
-    """Where shown maps and summary of a figure lie, below one scale's folder."""
+    """Paths of a figure's maps and summary; `results` is the folder of its scale."""
     base = results / "analyses" / plan.figure.name
     return base.with_suffix(".npz"), base.with_suffix(".json")
 
 
 def write_maps(plan: FigurePlan, results: Path, shown: list[Shown], summary: Summary) -> None:
-    """Write what `read_maps` reads; `shown` is by panel. Each of both files is complete or the old one."""
+    """Write the two files that `read_maps` reads, each atomically; `shown` has one entry per panel."""
     shown_at, summary_at = maps_paths(plan, results)
     arrays = {f"{panel}/{key}": array for panel, one in enumerate(shown) for key, array in one._asdict().items()}
     with files.replacing(shown_at) as temporary, temporary.open("wb") as stream:
@@ -85,7 +85,7 @@ def write_maps(plan: FigurePlan, results: Path, shown: list[Shown], summary: Sum
 
 
 def read_maps(plan: FigurePlan, results: Path) -> tuple[list[Shown], Summary]:
-    """Return what each panel shows, and the summary of a figure.
+    """Return the images and maps of each panel, and the summary of a figure.
 
     Raises `UserError` for files that are missing, damaged, or of other runs, images or taps than the figure's.
     """

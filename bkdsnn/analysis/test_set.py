@@ -1,4 +1,4 @@
-"""The whole test set, passed once through a finished network, which must classify it as its metrics say."""
+"""One pass of the test set through a finished network, with a check of its accuracy against its metrics."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from bkdsnn.core.progress import EVERY, duration, log
 from bkdsnn.data.loader import Loader
 from bkdsnn.runs.records import Finished
 
-TOLERANCE = (0.5, 2)  # percentage points or images, whichever is more, by which another device may round otherwise
+TOLERANCE = (0.5, 2)  # allowed difference, percentage points or images, whichever is more: devices round differently
 
 
 def reported(where: str, loader: Loader) -> Iterator[tuple[int, Tensor, Tensor]]:
-    """Yield the test set, each batch with the number of its first image; with a line in the log where it takes long."""
+    """Yield the test set, each batch with the index of its first image; log the progress if it takes long."""
     began = last = time.monotonic()
     done = 0
     for images, labels in loader.test():
@@ -30,7 +30,7 @@ def reported(where: str, loader: Loader) -> Iterator[tuple[int, Tensor, Tensor]]
 
 
 def expect_accuracy(run: Finished, top1: float, images: int) -> None:
-    """Raise `UserError` if the network of a run classifies `images` otherwise than its metrics say; `top1` in %."""
+    """Raise `UserError` if the accuracy `top1` (in %) on `images` test images is not that of the run's metrics."""
     expected, all_images = run.metrics.top1.last, run.metrics.test_images
     points, flips = TOLERANCE
     allowed = max(points, 100 * flips / all_images)

@@ -1,4 +1,4 @@
-"""What a call of the workflow will cost: time on the device and disk, before anything runs.
+"""Estimates what a call of the workflow will cost, in device time and disk space, before anything runs.
 
-`calibrate` needs torch; everything else is free of it, for the workflow asks at the end of a dry run.
+Only `calibrate` needs torch; the workflow uses the rest at parse time, so that must not import it.
 """

@@ -1,4 +1,4 @@
-"""The budget in words, and the caps. Free of torch."""
+"""The budget as text, and the check against the caps. Free of torch."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ SOURCES: dict[Source, str] = {"measured": "finished runs", "calibrated": "calibr
 
 
 def summary(budget: Budget, step: str) -> list[str]:
-    """Return the lines that a user reads; `step` are the commands that would tell the time of unknown runs."""
+    """Return the budget as lines for the user; `step` has the commands that would measure runs of unknown time."""
     lines = [f"budget: {_count(len(budget.runs), 'run')}"]
     if len(budget.unknown) < len(budget.runs):
         lines[0] += f" on {budget.device}; device time, one run after another, with its 90 % interval"
@@ -24,7 +24,7 @@ def summary(budget: Budget, step: str) -> list[str]:
 
 
 def excess(budget: Budget, caps: Caps, step: str) -> str | None:
-    """Say which cap the call would exceed, with the upper end of the interval; None if it keeps them."""
+    """Return a message if the upper end of an estimate exceeds a cap of the user; None if it exceeds none."""
     hours, gigabytes = budget.seconds.high / 3600, budget.peak_bytes / 1e9
     unsized = [run for run in budget.runs if run.bytes is None]
     return (

@@ -1,4 +1,4 @@
-"""Times real training and evaluation steps of every kind of work, on random data of the right shape."""
+"""Calibration: times real training and evaluation steps of every kind of work, on random data of the right shape."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from bkdsnn.training.step import Step, build
 
 WARM_UP = 2  # steps that are not timed
 LEAST, MOST = 3, 30  # timed steps
-LR = 1e-6  # so small that neurons go on firing as they do at the beginning
+LR = 1e-6  # so small that firing rates stay as they are at initialisation
 
 
 def calibrate(
@@ -38,8 +38,8 @@ def calibrate(
 ) -> Path:
     """Time every kind of work among `specs`, about `seconds` each for training (with `recompute`) and for evaluation.
 
-    Returns the file of this device below `results`, which grows by every kind and keeps what it held of others. A kind
-    that does not fit into the memory of a GPU is left out, and told. Raises `UserError` if none does.
+    Returns the file of this device in `results`; times of other kinds that it already has are kept. A kind that does
+    not fit into the memory of the GPU is skipped with a warning. Raises `UserError` if none of them fits.
     """
     kinds = {kind(spec): spec for spec in specs}
     found = Calibration(
@@ -64,7 +64,7 @@ def calibrate(
 
 
 def time_kind(spec: RunSpec, device: torch.device, seconds: float, recompute: bool = False) -> Times:
-    """Time the steps of one run with the recipe's batch size, and its evaluation; networks begin anew."""
+    """Time the training steps of one run, with its recipe's batch size, and its evaluation; weights are random."""
     loader = RandomLoader(spec, device, seconds)
     if spec.recipe:
         network, kept = train(spec, spec.recipe, loader, device, recompute)
@@ -86,7 +86,7 @@ def time_kind(spec: RunSpec, device: torch.device, seconds: float, recompute: bo
 def train(
     spec: RunSpec, recipe: Recipe, loader: Loader, device: torch.device, recompute: bool
 ) -> tuple[models.Network, int]:
-    """Train for one epoch, with a teacher that nobody trained; return the student and the bytes of a checkpoint."""
+    """Train for one epoch, with an untrained teacher; return the student and the size of a checkpoint in bytes."""
     teacher = models.build(spec.teacher.network, spec.dataset).to(device) if spec.teacher else None
     student, criterion = build(spec, teacher, device, recompute)
     step, at = Step(spec, recipe.model_copy(update={"lr": LR}), student, criterion, teacher), checkpoint.Position()
@@ -100,12 +100,12 @@ def train(
 
 
 def startup(spec: RunSpec, scale: str, device: torch.device) -> float:
-    """Time a process that imports what training imports, finds its run, takes our device and makes an optimiser."""
+    """Time the start of a training process: imports, finding the run, choosing the device, making an optimiser."""
     code = (
         "import torch, bkdsnn.cli, bkdsnn.training.execute;"
         "from bkdsnn.config import paper; from bkdsnn.machine import devices;"
         f"paper.find_run({spec.name!r}, {scale!r}); one = torch.zeros(1, device=devices.choose({str(device)!r}, 1));"
-        "torch.optim.Adam([torch.nn.Parameter(one)])"  # loads torch's compiler: a second
+        "torch.optim.Adam([torch.nn.Parameter(one)])"  # loads torch's compiler, which takes a second
     )
     began = time.perf_counter()
     gpus.run([sys.executable, "-c", code])
@@ -113,14 +113,14 @@ def startup(spec: RunSpec, scale: str, device: torch.device) -> float:
 
 
 class Marks:
-    """Moments between steps; on a GPU each waits until the step is done."""
+    """Time stamps between steps; on a GPU each one first waits until the step is done."""
 
     def __init__(self, device: torch.device, seconds: float) -> None:
         self._device, self._seconds = device, seconds
         self._moments: list[float] = []
 
     def steps(self) -> Iterator[int]:
-        """Count steps until enough are timed, marking the moment before each and after the last."""
+        """Count steps until enough are timed, taking the time before each and after the last."""
         for step in range(WARM_UP + MOST):
             self._mark()
             if step >= WARM_UP + LEAST and self._moments[-1] - self._moments[WARM_UP] > self._seconds:
@@ -129,7 +129,7 @@ class Marks:
         self._mark()
 
     def times(self) -> list[float]:
-        """Return the seconds of every step after the warm-up."""
+        """Return the duration in seconds of every step after the warm-up."""
         timed = self._moments[WARM_UP:]
         return [after - before for before, after in itertools.pairwise(timed)]
 
@@ -140,7 +140,7 @@ class Marks:
 
 
 class RandomLoader(Loader):
-    """Random images or frames in the shape of a run's data, one batch again and again."""
+    """Random images or frames in the shape of a run's data; every step gets the same batch."""
 
     def __init__(self, spec: RunSpec, device: torch.device, seconds: float) -> None:
         self.batch = spec.recipe.batch_size if spec.recipe else EVALUATION_BATCH

@@ -1,4 +1,4 @@
-"""`results/calibration/<device>.json`: how long steps take on a device. Free of torch."""
+"""`results/calibration/<device>.json`: how long training and evaluation steps take on a device. Free of torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Spread = Annotated[float, Field(ge=0, description="standard deviation of the log
 class Times(Strict):
     """Times of one kind of work. Seconds are medians after warm-up.
 
-    `step_seconds` is None where nothing is trained. `checkpoint_bytes` has student, criterion and optimiser.
+    `step_seconds` is None if nothing is trained. `checkpoint_bytes` covers student, criterion and optimiser.
     """
 
     step_seconds: Positive | None
@@ -32,7 +32,7 @@ class Times(Strict):
 
 
 class Calibration(Strict):
-    """What was measured on one device, by kind of work."""
+    """All times that were measured on one device, by kind of work."""
 
     device: str
     date: str
@@ -50,7 +50,7 @@ class Calibration(Strict):
             raise UserError(f"{problem}; delete it and run `python -m bkdsnn calibrate` again") from error
 
     def write(self, results: Path) -> Path:
-        """Write the file of this device below `results`, with what it held of other kinds of work; return its path."""
+        """Write the file of this device in `results`, keeping its entries for other kinds of work; return its path."""
         path = folder(results) / f"{re.sub('[^a-z0-9]+', '-', self.device.lower()).strip('-')}.json"
         earlier = Calibration.read(path).times if path.exists() else {}
         merged = self.model_copy(update={"times": {**earlier, **self.times}})
@@ -59,10 +59,10 @@ class Calibration(Strict):
 
 
 def folder(results: Path) -> Path:
-    """Return where calibrations lie; `results` is the folder above the scales."""
+    """Return the folder of calibrations; `results` is the folder above the scales."""
     return results / "calibration"
 
 
 def is_cpu(device: str) -> bool:
-    """Whether the description of a device, as `devices.describe` gives it, is that of a CPU."""
+    """Whether a device's description, as returned by `devices.describe`, is that of a CPU."""
     return " CPU, " in device

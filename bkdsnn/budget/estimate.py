@@ -1,4 +1,4 @@
-"""Time and disk of runs that are to be made. Free of torch."""
+"""Estimated time and disk space of runs that are not finished yet. Free of torch."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from bkdsnn.budget.evidence import Bytes, Evidence, Source, epochs_done
 from bkdsnn.budget.work import Size, size
 from bkdsnn.config import Dataset, RunSpec
 
-Z90 = 1.6449  # a normal variable lies within so many standard deviations in 90 of 100 cases
-RECORDS = 20_000  # bytes of the JSON files of a run, about
+Z90 = 1.6449  # 90 % of a normal distribution lie within so many standard deviations
+RECORDS = 20_000  # approximate bytes of a run's JSON files
 PREDICTION = 3  # bytes of one test image in predictions.npz: class and correctness
 
 
@@ -26,19 +26,19 @@ class Span(NamedTuple):
 
     @classmethod
     def of(cls, seconds: float, sigma: float) -> Span:
-        """Return the log-normal span around a median; `sigma` is the standard deviation of the logarithm."""
+        """Return the log-normal interval around the median `seconds`; `sigma` is the logarithm's standard deviation."""
         factor = math.exp(Z90 * sigma)
         return cls(seconds, seconds / factor, seconds * factor)
 
     @classmethod
     def total(cls, spans: Iterable[Span]) -> Span:
-        """Add spans end by end, as if all of them erred alike: a machine that is slow is slow for every run."""
+        """Add intervals end by end, assuming fully correlated errors: a slow machine is slow for every run."""
         listed = list(spans)
         return cls(*(sum(span[i] for span in listed) for i in range(3)))
 
 
 class Priced(NamedTuple):
-    """A run with the size of its data and what it costs; None where nothing is known."""
+    """A run with the size of its data and its estimated time and disk space; None for unknown values."""
 
     spec: RunSpec
     size: Size | None
@@ -49,10 +49,10 @@ class Priced(NamedTuple):
 
 @dataclass(frozen=True)
 class Budget:
-    """What a call of the workflow would cost.
+    """The estimated cost of a call of the workflow.
 
-    `prepared_bytes` are embedded images and frames of events that are yet to be made; `free_bytes` is what the disk has
-    left; `at_once` is how many runs write checkpoints at the same time.
+    `prepared_bytes` is the size of embedded images and event frames that have not been made yet, `free_bytes` the free
+    disk space, `at_once` the number of runs that may write checkpoints at the same time.
     """
 
     runs: tuple[Priced, ...]
@@ -63,7 +63,7 @@ class Budget:
 
     @property
     def unknown(self) -> list[Priced]:
-        """The runs whose time nothing tells."""
+        """The runs whose time cannot be estimated."""
         return [run for run in self.runs if run.seconds is None]
 
     @property
@@ -73,18 +73,18 @@ class Budget:
 
     @property
     def left_bytes(self) -> float:
-        """What stays on the disk, without the runs of unknown size."""
+        """Disk space of everything that remains at the end, not counting runs of unknown size."""
         return self.prepared_bytes + sum(run.bytes.weights for run in self.runs if run.bytes) + RECORDS * len(self.runs)
 
     @property
     def peak_bytes(self) -> float:
-        """What is needed while it runs: a checkpoint is written beside the one that it replaces."""
+        """Disk space needed meanwhile: a checkpoint is written beside the one that it replaces."""
         largest = max((run.bytes.checkpoint for run in self.runs if run.bytes), default=0)
         return self.left_bytes + 2 * self.at_once * largest
 
 
 def price(spec: RunSpec, evidence: Evidence, results: Path) -> Priced:
-    """Price a run; `results` is one scale's folder. What an interrupted run has behind it is not counted again."""
+    """Estimate the remaining cost of a run, without epochs already done; `results` is the folder of its scale."""
     amount = size(spec.dataset, results)
     pace, disk = evidence.pace(spec, amount), evidence.bytes(spec)
     if disk and amount:
@@ -98,7 +98,7 @@ def price(spec: RunSpec, evidence: Evidence, results: Path) -> Priced:
 
 
 def prepared(specs: Iterable[RunSpec], results: Path) -> int:
-    """Return the bytes of embedded images, and of frames, uint16 (N, T, 2, S, S), that are yet to be made."""
+    """Return the bytes of embedded images and event frames, uint16 (N, T, 2, S, S), that have not been made yet."""
     wanted: dict[str, tuple[Dataset, int]] = {}
     for spec in specs:
         clips = {one.network.timesteps for one in (spec, spec.teacher) if one} if spec.dataset.events else set()

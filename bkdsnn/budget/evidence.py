@@ -1,4 +1,4 @@
-"""How fast this machine is: finished runs, calibration, and what follows for runs of a kind. Free of torch."""
+"""Measured speed of this machine, from finished runs and calibrations, applied to runs to come. Free of torch."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ from bkdsnn.runs.schema import Metrics, Provenance
 
 Source = Literal["measured", "calibrated"]
 
-# Standard deviations of the logarithm that no measurement shows: of whole runs on a machine whose load changes; of
-# steps timed for seconds that shall stand for hours, with random data in memory in place of files.
+# Extra uncertainty (log scale) added to the measured spread: of whole runs, because the machine's load changes; of
+# calibrated steps, because seconds on random data in memory are extrapolated to hours on files.
 MODEL: Mapping[Source, float] = {"measured": 0.15, "calibrated": 0.25}
 STATES = {"sgd": 1, "adam": 2, "adamw": 2, "lamb": 2}  # values that an optimiser keeps per parameter
 
@@ -33,14 +33,14 @@ class Pace(NamedTuple):
 
 
 class Bytes(NamedTuple):
-    """Disk of one run: the weights that it leaves, and a checkpoint while it trains."""
+    """Disk space of one run: its final weights, and a checkpoint during training."""
 
     weights: int
     checkpoint: int
 
 
 class PastRun(NamedTuple):
-    """One finished run. `overhead` is what its process took beyond training, seconds; None where that is not known."""
+    """One finished run. `overhead` are the seconds that its process spent outside training, None if unknown."""
 
     kind: str
     device: str
@@ -52,9 +52,9 @@ class PastRun(NamedTuple):
 
 
 class Evidence:
-    """What is known of one device: the one of the newest calibration or, without any, of the newest finished run.
+    """Measurements on one device: that of the newest calibration or, if there is none, of the newest finished run.
 
-    `device` is the setting: `auto`, or one that confines the evidence to CPUs or to GPUs.
+    `device` is the user's setting: `auto`, or a device that limits the measurements to CPUs or to GPUs.
     """
 
     def __init__(self, calibrations: Iterable[tuple[float, Calibration]], runs: Iterable[PastRun], device: str) -> None:
@@ -70,7 +70,7 @@ class Evidence:
     def gather(
         cls, results: Path, scale: str, kinds: Collection[str], runs: Mapping[str, RunSpec], device: str
     ) -> Evidence:
-        """Read the calibrations below `results` and, of `runs` by name, the finished ones of these `kinds`.
+        """Read the calibrations in `results`, and those of the `runs` that are finished and of one of these `kinds`.
 
         Raises `UserError` for a damaged calibration.
         """
@@ -81,14 +81,14 @@ class Evidence:
 
     @functools.cached_property
     def startup(self) -> float:
-        """Seconds of a run beyond its epochs: of finished runs, else as calibrated, else 0."""
+        """Seconds that a run spends outside its epochs: from finished runs, else from calibration, else 0."""
         measured = [run.overhead for run in self._runs if run.epochs and run.overhead is not None]
         if measured:
             return statistics.median(measured)
         return self.calibration.startup_seconds if self.calibration else 0.0
 
     def pace(self, spec: RunSpec, size: Size | None) -> Pace | None:
-        """Return how fast a run goes: as finished runs of its kind, else as calibrated; None where nothing tells."""
+        """Return the speed of a run: from finished runs of its kind, else from calibration, else None."""
         same = [run for run in self._runs if run.kind == kind(spec)]
         trained = [run.seconds / run.epochs for run in same if run.epochs and run.seconds > 0]
         if seconds := trained or [run.overhead for run in same if not run.epochs and run.overhead]:
@@ -98,9 +98,9 @@ class Evidence:
         return _calibrated(spec, size, times, self.startup) if times and size else None
 
     def bytes(self, spec: RunSpec) -> Bytes | None:
-        """Return the disk that a run needs; None where no run of its kind has been built here.
+        """Return the disk space that a run needs; None if no run of its kind was finished or calibrated here.
 
-        Of a finished run the checkpoint is taken as student and optimiser, without the criterion.
+        For finished runs the checkpoint's size is that of student and optimiser, without the criterion.
         """
         if times := self._times.get(kind(spec)):
             return Bytes(times.weights_bytes, times.checkpoint_bytes)
@@ -110,9 +110,9 @@ class Evidence:
 
 
 def read_past(spec: RunSpec, results: Path) -> PastRun | None:
-    """Read what a run left below `results` (one scale's folder); None if it is unfinished or damaged.
+    """Read time and size of a finished run in `results` (the folder of its scale); None if unfinished or damaged.
 
-    A damaged record is no evidence; the tables, which read the same files, complain about it.
+    Damaged files are ignored here; the tables, which read the same files, report them.
     """
     folder = results / "runs" / spec.name
     try:
@@ -131,7 +131,7 @@ def read_past(spec: RunSpec, results: Path) -> PastRun | None:
 
 
 def epochs_done(spec: RunSpec, results: Path) -> int:
-    """Return how many epochs an interrupted run has behind it; without a checkpoint it begins anew."""
+    """Return how many epochs of an interrupted run are done; 0 without a checkpoint."""
     folder = results / "runs" / spec.name
     if not (folder / "checkpoints" / "last.safetensors").exists():
         return 0
@@ -142,7 +142,7 @@ def epochs_done(spec: RunSpec, results: Path) -> int:
 
 
 def _overhead(benchmark: Path, seconds: float) -> float | None:
-    """Return the wall time of the job, as Snakemake measured it, less the training; None where it was resumed."""
+    """Return the job's wall time, as measured by Snakemake, minus the training; None if the run was resumed."""
     try:
         wall = float(benchmark.read_text().splitlines()[1].split("\t")[0])
     except (OSError, IndexError, ValueError):
@@ -151,7 +151,7 @@ def _overhead(benchmark: Path, seconds: float) -> float | None:
 
 
 def _calibrated(spec: RunSpec, size: Size, times: Times, startup: float) -> Pace | None:
-    """Return the pace that follows from the times of single steps; None where these have no training and it has."""
+    """Return the speed that follows from step times; None if the run trains but no training step was timed."""
     evaluation = size.test * times.image_seconds
     if spec.recipe is None:
         return Pace(startup + evaluation, math.hypot(times.image_spread, MODEL["calibrated"]), "calibrated")

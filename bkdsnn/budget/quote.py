@@ -1,6 +1,6 @@
-"""The budget of a call of the workflow: the runs behind its targets that are not finished. Free of torch.
+"""The budget of a call of the workflow: the cost of the unfinished runs that its targets need. Free of torch.
 
-It needs the plan and the files that exist, and nothing of Snakemake's own.
+It is computed from the plans and the existing files alone, without Snakemake's job graph.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ IN_PATH = re.compile(r"(?:runs|analyses)/(?P<run>[^/]+)/|(?P<target>(?:table|fig
 def runs_of(
     targets: Iterable[str], expansion: paper.Expansion, seeds: Collection[int] | None = None
 ) -> dict[str, RunSpec]:
-    """Return the runs of tables and figures, ancestors too, by name; of all tables if none is named.
+    """Return the runs of the named tables and figures, with ancestors, by name; without `targets` of all tables.
 
-    Without `seeds` they are those of one seed, the scale's first. Raises `UserError` for an unknown target or scale.
+    `seeds` defaults to the scale's first seed. Raises `UserError` for an unknown target or scale.
     """
     chosen = tuple(seeds or expansion.scale.seeds[:1])
     plans = (figures.planned(expansion, target, chosen) for target in [*targets] or catalogue.table_names())
@@ -37,7 +37,7 @@ def runs_of(
 def outstanding(
     targets: Iterable[str], settings: Settings, runs: Mapping[str, RunSpec], results: Path
 ) -> list[RunSpec]:
-    """Return the unfinished runs behind targets of the workflow; `runs` are all of the scale, by name.
+    """Return the unfinished runs that targets of the workflow need; `runs` has all runs of the scale by name.
 
     A target is `all`, a table, a figure, or a file of a run, an analysis, a table or a figure. `results` is the folder
     of the scale.
@@ -61,10 +61,10 @@ def outstanding(
 def quote(
     targets: Collection[str], settings: Settings, runs: Mapping[str, RunSpec], results: Path, at_once: int
 ) -> tuple[list[str], str | None]:
-    """Return what a call would cost, in lines, and which cap that exceeds; `results` is the folder above the scales.
+    """Return the cost of a call as lines of text, and a message if it exceeds a cap (else None).
 
-    `at_once` is how many runs may go side by side. No lines where nothing is to be trained. Raises `UserError` for a
-    damaged calibration where a cap is set; without a cap it stops nobody.
+    `results` is the folder above the scales; `at_once` is how many runs may run in parallel. There are no lines if
+    nothing needs training. If a cap is set, a damaged calibration raises `UserError`; otherwise it is only reported.
     """
     folder = results / settings.scale
     wanted = outstanding(targets, settings, runs, folder)
@@ -86,7 +86,7 @@ def quote(
 
 
 def _step(targets: Iterable[str], settings: Settings, uncounted: Collection[str]) -> str:
-    """The commands that would tell the time of runs of which nothing is known; `uncounted` data come first."""
+    """The commands that would measure runs of unknown time; datasets of unknown size (`uncounted`) come first."""
     known = {*catalogue.table_names(), *figures.figure_names()}
     shown = sorted(target for target in targets if target in known)
     words = ["python -m bkdsnn calibrate", *shown, "--scale", settings.scale, settings.variant]

@@ -1,4 +1,4 @@
-"""How much a run computes, by its spec alone. Free of torch."""
+"""How much a run computes, derived from its spec. Free of torch."""
 
 from __future__ import annotations
 
@@ -13,34 +13,34 @@ from bkdsnn.core.errors import UserError
 from bkdsnn.data.layout import OFFICIAL
 from bkdsnn.data.manifest import Manifest
 
-FREE = {"weight", "logits_weight", "tau", "blur_ratio"}  # options of terms that cost nothing
+FREE = {"weight", "logits_weight", "tau", "blur_ratio"}  # options of terms that do not change a step's cost
 IN_RECIPE = {"batch_size", "optimizer", "precision", "augment"}
 
 
 class Size(NamedTuple):
-    """Training and test images, or recordings."""
+    """Number of training and test images, or recordings."""
 
     train: int
     test: int
 
 
 def size(dataset: Dataset, results: Path) -> Size | None:
-    """Return how much data there is: as embedded, as published, or as the manifest says; None if nothing tells yet."""
+    """Return the size of a dataset: as embedded, as published, or from its manifest; None while it is unknown."""
     made = dataset.digits or (dataset.events and dataset.events.simulated)
     if made:
         return Size(made.train, made.test)
     if dataset.name in OFFICIAL:
         return Size(*OFFICIAL[dataset.name])
-    with contextlib.suppress(UserError):  # absent or of other data: the workflow is about to make it
+    with contextlib.suppress(UserError):  # missing or outdated: the workflow will make it
         manifest = Manifest.read(results / "data" / f"{dataset.name}.json", dataset)
         return Size(manifest.train, manifest.test)
     return None
 
 
 def kind(spec: RunSpec) -> str:
-    """Name what runs share that do the same at every training step and for every test image, on the same data.
+    """Return a name that runs share if each training step, and each test image, costs the same on the same data.
 
-    Seeds, weights of losses, learning rates and numbers of epochs do not set runs apart.
+    It does not depend on seed, loss weights, learning rate and number of epochs.
     """
     data = spec.dataset
     recipe = spec.recipe.model_dump(mode="json", include=IN_RECIPE) if spec.recipe else {}

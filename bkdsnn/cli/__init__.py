@@ -1,4 +1,4 @@
-"""The command line: parsing only; each subcommand calls one function of the other parts."""
+"""The command line. It only parses arguments; each subcommand calls one function of another package."""
 
 from bkdsnn.cli.main import main
 

@@ -26,7 +26,7 @@ def add(commands: arguments.Commands) -> None:
 
 
 def activity(options: argparse.Namespace) -> None:
-    """Count firing rates and operations of a finished run."""
+    """Measure firing rates and operations of a finished run over its whole test set."""
     spec = paper.find_run(options.run, options.scale)
     from bkdsnn.analysis.activity import analyse
     from bkdsnn.machine import devices
@@ -35,7 +35,7 @@ def activity(options: argparse.Namespace) -> None:
 
 
 def gradcam(options: argparse.Namespace) -> None:
-    """Map what the networks of a figure look at, by Grad-CAM."""
+    """Compute the Grad-CAM maps of a figure's networks: the image regions that decide their predictions."""
     chosen = planned_figure(options, "gradcam")
     from bkdsnn.analysis.gradcam import analyse
     from bkdsnn.machine import devices
@@ -44,7 +44,7 @@ def gradcam(options: argparse.Namespace) -> None:
 
 
 def features(options: argparse.Namespace) -> None:
-    """Count the features before the last layer of the networks of a figure."""
+    """Compute histograms of the features before the last layer for the networks of a figure."""
     chosen = planned_figure(options, "histogram")
     from bkdsnn.analysis.feature_histograms import analyse
     from bkdsnn.machine import devices
@@ -53,7 +53,7 @@ def features(options: argparse.Namespace) -> None:
 
 
 def planned_figure(options: argparse.Namespace, kind: str | None = None) -> figures.FigurePlan:
-    """Return the plan of the figure that was named, if it is of that kind."""
+    """Return the plan of the named figure; `UserError` if it is not of the given kind."""
     chosen = figures.load_figure(options.figure)
     if kind and chosen.kind != kind:
         right = [name for name in figures.figure_names() if figures.load_figure(name).kind == kind]

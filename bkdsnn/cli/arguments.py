@@ -10,7 +10,7 @@ from typing import TypeAlias, get_args
 
 from bkdsnn.config import catalogue, paper, plans
 
-Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # where each module adds its own
+Commands: TypeAlias = "argparse._SubParsersAction[argparse.ArgumentParser]"  # each module adds its subcommands to it
 
 
 def command(
@@ -18,7 +18,7 @@ def command(
     name: str,
     function: Callable[[argparse.Namespace], str | None],
 ) -> argparse.ArgumentParser:
-    """Add a subcommand whose help is the docstring of its function; text that it returns is printed."""
+    """Add a subcommand. The docstring of its function is the help text; the text that it returns is printed."""
     made = commands.add_parser(name, help=function.__doc__, description=function.__doc__)
     made.set_defaults(command=function)
     return made
@@ -42,7 +42,7 @@ def logged(one: argparse.ArgumentParser) -> None:
 
 
 def planned(one: argparse.ArgumentParser) -> None:
-    """Add --neurons, --datasets and --seeds, which choose the runs of a table or figure."""
+    """Add --neurons, --datasets and --seeds, which select the runs of a table or figure."""
     variant(one)
     one.add_argument("--seeds", type=int, nargs="+", help="seeds (default: those of the scale)")
 
@@ -55,12 +55,12 @@ def variant(one: argparse.ArgumentParser) -> None:
 
 
 def expansion(options: argparse.Namespace) -> paper.Expansion:
-    """Return what expands tables and figures as the options of `variant` ask for."""
+    """Return the expansion of tables and figures into runs for the options of `variant`."""
     return paper.Expansion(options.scale, neurons=options.neurons, copies=dict(options.datasets))
 
 
 def plan(options: argparse.Namespace) -> plans.Plan:
-    """Return the plan of the table that was named, as the options of `planned` ask for."""
+    """Return the plan of the named table for the options of `planned`."""
     return expansion(options).plan(catalogue.load_table(options.table), options.seeds)
 
 
@@ -86,7 +86,7 @@ def _replacement(text: str) -> tuple[str, str]:
 
 
 def positive(kind: Callable[[str], float]) -> Callable[[str], float]:
-    """Return a type of argument: a number of that kind above 0."""
+    """Return an argument type for argparse: a positive number (int or float)."""
 
     def parse(text: str) -> float:
         value = kind(text)

@@ -1,4 +1,4 @@
-"""Subcommands about what runs begin with: datasets, frames, published weights."""
+"""Subcommands that prepare the inputs of runs: datasets, frames, published weights."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def add(commands: arguments.Commands) -> None:
 
 
 def data(options: argparse.Namespace) -> None:
-    """Check or build a dataset and write its manifest."""
+    """Check your copy of a dataset, or build an embedded one, and write the manifest that its runs need."""
     from bkdsnn.data import prepare
 
     dataset = _dataset(options)
@@ -52,18 +52,18 @@ def data(options: argparse.Namespace) -> None:
 
 
 def frames(options: argparse.Namespace) -> None:
-    """Integrate the recordings of a prepared event dataset to frames."""
+    """Integrate the recordings of a prepared event-camera dataset into T frames each."""
     dataset = _dataset(options)
     if not dataset.events:
         raise UserError(f"dataset '{options.dataset}' has images; expected one with recordings of events")
     from bkdsnn.data.events.frames import convert as convert_events
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends the job leaves no half-written arrays
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # raise, so that unfinished arrays are removed
     convert_events(dataset, _manifest(options), options.timesteps)
 
 
 def weights(options: argparse.Namespace) -> None:
-    """Fetch and check published weights."""
+    """Copy or download published weights, verify their checksum, and store them in the resources folder."""
     from bkdsnn.data.published import fetch, stored
 
     known = {one.name: one for one in catalogue.published_weights()}
@@ -81,7 +81,7 @@ def convert(options: argparse.Namespace) -> None:
 
 
 def _dataset(options: argparse.Namespace) -> Dataset:
-    """Return the dataset that was named; any may be used at any scale."""
+    """Return the named dataset; every dataset can be used at every scale."""
     datasets = paper.Expansion(options.scale).datasets
     datasets |= resolution.datasets_of(options.spec, options.scale) if options.spec else {}
     if options.dataset not in datasets:

@@ -1,4 +1,4 @@
-"""The command line. Parsing and checks come first and import no torch, so that mistakes are told at once."""
+"""The command line. Parsing and checks come first and do not import torch, so that mistakes are reported at once."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bkdsnn.machine import launch
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Run one subcommand and return its exit code: 0 done, 1 bad input, 75 saved and to be continued, 130 Ctrl-C."""
+    """Run one subcommand and return its exit code: 0 success, 1 bad input, 75 saved to be continued, 130 Ctrl-C."""
     try:
         options = parser().parse_args(arguments)
         options.arguments = sys.argv[1:] if arguments is None else arguments
@@ -32,12 +32,12 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _write(text: str) -> None:
-    """Write what a subcommand returned to standard output, whose reader may have enough early, as `head` has."""
+    """Write a subcommand's text to standard output, and accept that its reader may close it early, as `head` does."""
     try:
         sys.stdout.write(text)
         sys.stdout.flush()
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # for what is flushed at the end
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at exit
 
 
 def parser() -> argparse.ArgumentParser:

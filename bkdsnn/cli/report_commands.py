@@ -47,7 +47,7 @@ def add(commands: arguments.Commands) -> None:
 
 
 def table(options: argparse.Namespace) -> None:
-    """Write a table from what has been measured so far."""
+    """Write a table as CSV, LaTeX and Markdown from the runs that are finished so far."""
     from bkdsnn.report.tables import emit, measure, summary
 
     plan = arguments.plan(options)
@@ -58,7 +58,7 @@ def table(options: argparse.Namespace) -> None:
 
 
 def layers(options: argparse.Namespace) -> None:
-    """Write operations and energy of every layer of a table's networks."""
+    """Write operations and energy of every layer of a table's networks as CSV; their runs must have been analysed."""
     from bkdsnn.report.tables.layer_costs import emit_layers
 
     plan = arguments.plan(options)
@@ -67,7 +67,7 @@ def layers(options: argparse.Namespace) -> None:
 
 
 def figure(options: argparse.Namespace) -> None:
-    """Draw a figure from what finished runs and analyses left."""
+    """Draw a figure (PNG, PDF and CSV) from finished runs and analyses."""
     chosen = planned_figure(options)
     from bkdsnn.report.figures.draw import draw
 
@@ -76,7 +76,7 @@ def figure(options: argparse.Namespace) -> None:
 
 
 def notation(options: argparse.Namespace) -> None:
-    """Write table 1, the notation."""
+    """Write table 1, the notation, as CSV, LaTeX and Markdown; it needs no run."""
     catalogue.load_scale(options.scale)
     from bkdsnn.config.notation import load_notation
     from bkdsnn.report.tables.notation_table import NAME, emit
@@ -87,14 +87,14 @@ def notation(options: argparse.Namespace) -> None:
 
 
 def schema(options: argparse.Namespace) -> None:
-    """Write the JSON schemas of the files in config/, which editors check and complete YAML by."""
+    """Write the JSON schemas of the files in config/; editors use them to check and complete YAML."""
     from bkdsnn.config.json_schema import write_schemas
 
     progress.log.info("schemas: %s", ", ".join(map(str, write_schemas(options.folder))))
 
 
 def ledger(options: argparse.Namespace) -> None:
-    """Write the ledger: every attempt at a run, failed ones too, with device, time and memory."""
+    """Write the ledger, a table of all attempts at runs, including failed ones, with device, time and memory."""
     from bkdsnn.report.tables.ledger_table import emit
 
     results = options.results / options.scale

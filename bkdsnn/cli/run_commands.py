@@ -1,4 +1,4 @@
-"""Subcommands about single runs: list, show, train, import, time them."""
+"""Subcommands that list, show, train, import and time runs."""
 
 from __future__ import annotations
 
@@ -76,7 +76,10 @@ def add(commands: arguments.Commands) -> None:
 
 
 def train(options: argparse.Namespace) -> None:
-    """Carry out a run."""
+    """Carry out one run: train its network, or only evaluate its weights, and write its results.
+
+    An interrupted run continues from its last checkpoint; a finished run is left as it is.
+    """
     _expect_run(options)
     spec = (
         resolution.of_file(options.spec, options.scale, options.run).spec
@@ -105,18 +108,18 @@ def train(options: argparse.Namespace) -> None:
 
 
 def import_runs(options: argparse.Namespace) -> None:
-    """Bring finished runs of another machine into the results, each verified before."""
+    """Import finished runs from another machine; each is verified before it is added to the results."""
     catalogue.load_scale(options.scale)
     if not options.source.exists():
         raise UserError(f"{options.source}: no such file or folder")
     from bkdsnn.training import importing
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # whoever ends it leaves no unpacked archive
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # raise, so that an unpacked archive is removed
     importing.import_runs(options.source, options.scale, options.results / options.scale)
 
 
 def calibrate(options: argparse.Namespace) -> None:
-    """Time a few steps of every kind of run on this machine, for the budget of a dry run."""
+    """Time a few training steps of every kind of run on this machine; dry runs then estimate the total time."""
     from bkdsnn.budget.quote import runs_of
 
     specs = runs_of(options.targets, arguments.expansion(options))
@@ -130,7 +133,7 @@ def calibrate(options: argparse.Namespace) -> None:
 
 
 def plan(options: argparse.Namespace) -> str:
-    """List the runs of a table or figure: row, column, seed, state and name."""
+    """List the runs of a table or figure with row, column, seed, state and name."""
     chosen = figures.planned(arguments.expansion(options), options.target, options.seeds)
     runs = overview.listed(chosen, options.results / options.scale / "runs", options.row, options.column)
     if options.json:
@@ -141,7 +144,7 @@ def plan(options: argparse.Namespace) -> str:
 
 
 def show(options: argparse.Namespace) -> str:
-    """Print everything that decides a run: dataset, network, losses, teacher, recipe, seed."""
+    """Print all settings of a run: dataset, network, losses, teacher, recipe and seed."""
     _expect_run(options)
     runs = options.results / options.scale / "runs"
     if options.spec:

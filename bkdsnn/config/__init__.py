@@ -1,7 +1,7 @@
-"""The vocabulary of the project: what one run is, down to the last number.
+"""The configuration models of the project: together they describe a run completely, down to the last number.
 
-Nothing here imports torch: the workflow reads these models at parse time. Symbols follow the paper: T time-steps,
-tau temperature, lambda blur ratio, w_LD and w_BKD loss weights.
+Nothing here imports torch, because the workflow reads these models at parse time. Symbols follow the paper: T
+time-steps, tau temperature, lambda blur ratio, w_LD and w_BKD loss weights.
 """
 
 from bkdsnn.config.datasets import Augment, Dataset, Digits, Events, Interpolation, ResizedCrop, Simulated, View

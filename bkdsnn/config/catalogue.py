@@ -22,12 +22,12 @@ M = TypeVar("M", bound=Strict)
 
 
 def table_names(config: Path = CONFIG) -> list[str]:
-    """Names of the tables that can be made: in the paper's order, then those of the user's own folder."""
+    """Names of all tables: those of the paper in its order, then those in the user's own folder."""
     return list(table_files(config))
 
 
 def table_files(config: Path = CONFIG) -> dict[str, Path]:
-    """The file of every table by the table's name; an own one that has the name of another raises `UserError`."""
+    """The file of every table, by name; a table of the user's own with an existing name raises `UserError`."""
     return named_files("table", config / "paper", "tables")
 
 
@@ -37,7 +37,10 @@ def scale_names(config: Path = CONFIG) -> list[str]:
 
 
 def named_files(prefix: str, ours: Path, theirs: str) -> dict[str, Path]:
-    """The YAML files of a folder of ours, and of one of the user's own, by stem: tables (`table`), figures (`fig`)."""
+    """The YAML files of tables or figures by stem: those in `ours`, and those in the folder `theirs` of the user's own.
+
+    The stems begin with `prefix`: `table` or `fig`.
+    """
     found = {path.stem: path for path in sorted(ours.glob("*.yaml"))}
     for path in own.files(f"{theirs}/*.y*ml"):
         if path.suffix != ".yaml" or not re.fullmatch(rf"{prefix}(?!1$|ure$)\w+", path.stem):
@@ -49,7 +52,7 @@ def named_files(prefix: str, ours: Path, theirs: str) -> dict[str, Path]:
 
 
 def load_table(name: str, config: Path = CONFIG) -> Table:
-    """Read the table of that name, of ours or the user's own; an unknown name or key raises `UserError`."""
+    """Read a table of the paper or of the user's own by name; an unknown name or key raises `UserError`."""
     files = table_files(config)
     if name not in files:
         raise unknown("table", name, files)
@@ -57,7 +60,7 @@ def load_table(name: str, config: Path = CONFIG) -> Table:
 
 
 def place_of_table(name: str, config: Path = CONFIG) -> str:
-    """How messages name the file of a table."""
+    """The file of a table as error messages name it."""
     return place(table_files(config).get(name, config / "paper" / f"{name}.yaml"))
 
 
@@ -79,12 +82,12 @@ def load_scale(name: str, config: Path = CONFIG) -> Scale:
 
 
 def load(model: type[M], path: Path, name: str) -> M:
-    """Read one model from its own file, in `config` or a folder of it; a mistake raises `UserError`."""
+    """Read a file that holds a single model, to which it gives the name `name`; a mistake raises `UserError`."""
     return parse(model, {"name": name, **read_yaml(path)}, place(path))
 
 
 def place(path: Path) -> str:
-    """How messages name a file: ours as `config/...`, one of the user's own in full."""
+    """A file's path as error messages show it: `config/...`, or the full path for a file of the user's own."""
     if own.owns(path):
         return str(path)
     folder = "" if path.parent.name == CONFIG.name else f"{path.parent.name}/"
@@ -92,15 +95,16 @@ def place(path: Path) -> str:
 
 
 def published_weights(config: Path = CONFIG) -> list[Pretrained]:
-    """Every published file of weights that some column names."""
+    """All published weights that the columns of the tables name."""
     columns = (column for table in table_names(config) for column in load_table(table, config).columns)
     return [column.pretrained for column in columns if column.pretrained]
 
 
 def entries(pattern: str, config: Path = CONFIG) -> dict[str, tuple[Any, str]]:
-    """What the files of that pattern declare in `config` and in the user's own folder, by name, each with its place.
+    """The entries of all files that match `pattern` in `config` and the user's own folder: name to (content, place).
 
-    Raises `UserError` for a name that two files declare, and for an own name that no run's name could hold.
+    Raises `UserError` for a name that two files declare, and for a name of the user's own that cannot be part of a
+    run's name.
     """
     found: dict[str, tuple[Any, str]] = {}
     for path in (*(sorted(config.glob(pattern)) or [config / pattern]), *own.files(pattern)):
@@ -134,12 +138,12 @@ def parse(model: type[M], content: Mapping[str, Any], where: str) -> M:
 
 @contextlib.contextmanager
 def told(model: type[Strict], where: str) -> Iterator[None]:
-    """Turn a mistake in what becomes a model into one `UserError` that names its place."""
+    """Turn a validation error inside the block into one `UserError` that names the place `where`."""
     try:
         yield
     except ValidationError as error:
         raise explain(error, model, where) from error
-    except UserError as error:  # of options of the user's own
+    except UserError as error:  # raised by options of the user's own
         raise UserError(f"{where}: {error}") from error
 
 

@@ -1,4 +1,4 @@
-"""What a network is shown: datasets, the view of a test image, augmentation."""
+"""The input of a network: datasets, the crop of a test image, augmentation."""
 
 from __future__ import annotations
 
@@ -35,9 +35,9 @@ class Simulated(Part):
 class Events(Part):
     """Recordings of an event camera, each integrated to T frames of two channels: OFF and ON events counted by pixel.
 
-    Where the sensor is larger than `image_size`, addresses are scaled down, height and width alike; a smaller map is
-    centred. `slices` cuts a recording into T parts of equal numbers of events or of equal duration
-    (D-103, D-104).
+    If the sensor is larger than `image_size`, event addresses are scaled down by one factor for height and width; a
+    smaller sensor is centred in the frame. `slices` says whether a recording is cut into T parts of equal numbers of
+    events or of equal duration (D-103, D-104).
     """
 
     layout: Literal["cifar10-dvs", "dvs128-gesture", "n-caltech101", "n-mnist", "n-cars", "dvs-lip"] = Field(
@@ -51,7 +51,7 @@ class Events(Part):
 class Dataset(Part):
     """Labelled images of one size, or labelled recordings of events whose frames have one size.
 
-    `label`, `page` and `folder` do not enter the identity.
+    `label`, `page` and `folder` do not affect results, and are no part of a run's identity.
     """
 
     name: str
@@ -68,12 +68,12 @@ class Dataset(Part):
 
     @property
     def embedded(self) -> bool:
-        """Whether the images come with a dependency instead of from the user."""
+        """Whether the images come with an installed package, so that the user need not provide them."""
         return self.digits is not None or (self.events is not None and self.events.simulated is not None)
 
     @property
     def channels(self) -> int:
-        """Three colours, or OFF and ON events."""
+        """Number of input channels: three colours, or two for OFF and ON events."""
         return 2 if self.events else 3
 
     @model_validator(mode="after")
@@ -88,7 +88,7 @@ class Dataset(Part):
 
 
 class View(Part):
-    """How a test image is cut out of a file: shorter edge scaled to image_size / crop, then the centre."""
+    """How a test image is cut from an image file: scale the shorter edge to image_size / crop, then crop the centre."""
 
     crop: float = Field(default=0.875, gt=0, le=1)
     interpolation: Interpolation = "bilinear"

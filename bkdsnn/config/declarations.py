@@ -1,4 +1,4 @@
-"""What the files in `config/` may say: methods, tables with their columns and rows, scales. Free of torch."""
+"""Models of the YAML files in `config/`: methods, tables with their columns and rows, scales. Free of torch."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MetricName = Literal["top1", "firing-rate", "operations", "energy", "strict-macs
 
 
 class MethodEntry(Strict):
-    """How the runs of one row are made. `base` names the method it extends; `student` is the column's own student."""
+    """How runs are trained. `base` names the method that this one extends; `student` means the column's `student`."""
 
     label: str
     base: str | None = None
@@ -33,7 +33,7 @@ class MethodEntry(Strict):
 
 
 class Subject(Strict):
-    """One architecture on one dataset, with its teacher; entries of the catalogues by name."""
+    """One architecture on one dataset, with its teacher; each field names an entry of another file in `config/`."""
 
     dataset: str
     network: str
@@ -46,7 +46,7 @@ class Subject(Strict):
 
 
 class Column(Subject):
-    """A subject in a table, and what is measured of it."""
+    """A column of a table: one architecture on one dataset, and the metric that the table shows for it."""
 
     key: str
     heading: tuple[str, ...] = Field(description="one label per header level, outermost first")
@@ -59,7 +59,7 @@ class Column(Subject):
 
 
 class Row(Strict):
-    """One method over all columns; `paper` and `delta_against` are aligned with the columns."""
+    """One method in all columns; `paper` and `delta_against` have one entry per column."""
 
     method: str
     key: str = Field(default="", description="tells rows of one method apart; the method where it is left out")
@@ -124,14 +124,14 @@ class OwnTable(Table):
 
 
 class ExtendedTable(OwnTable):
-    """A table of the user's own with all rows but those `added` from the paper's table of number `base`."""
+    """A table of the user's own that extends the paper's table with number `base` by the rows `added`."""
 
     base: str
     added: tuple[str, ...]
 
 
 class Base(Strict):
-    """What is taken over from a table of the paper: all of it, or only these rows and columns, by key."""
+    """The part of one of the paper's tables to extend: the whole table, or only these rows and columns (by key)."""
 
     table: str
     rows: tuple[str, ...] | None = None
@@ -144,7 +144,7 @@ class Base(Strict):
 
 
 class Extension(Strict):
-    """Rows of the user's own, beside those of a table of the paper."""
+    """Rows of the user's own that extend one of the paper's tables."""
 
     name: str
     extends: Base
@@ -154,7 +154,7 @@ class Extension(Strict):
     footnotes: tuple[str, ...] = ()
 
     def on_top_of(self, table: Table) -> ExtendedTable:
-        """Return the table with these rows, each behind the last of its group; an unknown key raises an error."""
+        """Return the table with these rows, each after the last row of its group; an unknown key raises an error."""
         rows = list(_only(table.rows, self.extends.rows, "row"))
         columns = _only(table.columns, self.extends.columns, "column")
         kept = [table.columns.index(column) for column in columns], {row.key for row in (*rows, *self.rows)}
@@ -172,7 +172,7 @@ class Extension(Strict):
 
 
 class Overrides(Strict):
-    """What stands in place of entries of the catalogues, or of some of their fields, by name."""
+    """Replacements for datasets, and for single fields of networks, recipes and distillation terms, by name."""
 
     datasets: dict[str, str] = {}
     networks: dict[str, Fragment] = {}
@@ -181,7 +181,7 @@ class Overrides(Strict):
 
 
 class Scale(Overrides):
-    """What a scale puts in place of the paper's data, widths and recipes."""
+    """A scale: seeds and hardware, and replacements for the paper's data, network widths and recipes."""
 
     name: str
     note: str = Field(description="the sentence that every caption of this scale carries")
@@ -193,7 +193,7 @@ class Scale(Overrides):
 
 
 class Request(Subject):
-    """One run that no table names: what a cell of a table says, in a file of its own."""
+    """A single run outside the tables, described in a file of its own like a cell of a table."""
 
     method: str
     student: str = Field(default="", description="method that distilled students extend; the method if left out")
@@ -203,7 +203,7 @@ class Request(Subject):
 
 
 def cited(deviations: Sequence[Deviation]) -> list[str]:
-    """Return the note that names them, none where there are none."""
+    """Return a list of one note that names the deviations, or an empty list if there are none."""
     return [f"Deviations: {', '.join(deviations)} (docs/deviations.md)."] if deviations else []
 
 
@@ -227,7 +227,7 @@ def _only(parts: Sequence[Keyed], keys: Sequence[str] | None, what: str) -> Sequ
 
 
 def _cut(row: Row, columns: Iterable[int], rows: Collection[str]) -> Row:
-    """The row with what it has for these columns; baselines that are not among the rows are left out."""
+    """The row reduced to the columns with these indices; a baseline that is not among `rows` is dropped."""
     baselines = row.delta_against and tuple(
         name if name in rows else None for name in (row.delta_against[i] for i in columns)
     )

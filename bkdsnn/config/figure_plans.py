@@ -20,11 +20,11 @@ from bkdsnn.config.plans import Cell, Plan, Preset, command
 from bkdsnn.core.errors import UserError, unknown
 
 Kind = Literal["gradcam", "histogram", "accuracy-by-time", "accuracy-by-epoch", "gradient", "firing-rates"]
-OF_ONE_SEED = ("gradcam", "histogram")  # kinds that show single networks: those of the first seed
+OF_ONE_SEED = ("gradcam", "histogram")  # kinds of figures that show only the network of the first seed
 
 
 class Curve(Strict):
-    """One method in a panel: the cell of `row` in a table; `table` and `column` where they are not the panel's."""
+    """One method in a panel: the cell of `row` in a table. `table` and `column` default to those of the panel."""
 
     label: str
     row: str
@@ -33,7 +33,7 @@ class Curve(Strict):
 
 
 class Panel(Strict):
-    """Curves that share their axes."""
+    """A panel of a figure: curves that share the same axes."""
 
     title: str
     table: str
@@ -49,7 +49,7 @@ class Panel(Strict):
 
 
 class Figure(Strict):
-    """A figure of the paper. `images` are those that Grad-CAM shows, by their number in the test set."""
+    """A figure of the paper. `images` are the indices, in the test set, of the images that Grad-CAM figures show."""
 
     name: str
     number: str
@@ -99,7 +99,7 @@ class PanelPlan:
 
 @dataclass(frozen=True)
 class FigurePlan:
-    """A figure at a scale. `data` names the data sets in use, each with the one that it stands in for, or None."""
+    """A figure at a scale. `data` maps each dataset in use to the paper's dataset that it replaces, or to None."""
 
     figure: Figure
     scale: Scale
@@ -116,7 +116,7 @@ class FigurePlan:
 
 
 def figure_names(config: Path = CONFIG) -> list[str]:
-    """Names of the figures that can be made, those of the user's own folder last."""
+    """Names of all figures, those in the user's own folder last."""
     return list(figure_files(config))
 
 
@@ -126,7 +126,7 @@ def figure_files(config: Path = CONFIG) -> dict[str, Path]:
 
 
 def load_figure(name: str, config: Path = CONFIG) -> Figure:
-    """Read the figure of that name, of ours or the user's own; an unknown name or key raises `UserError`."""
+    """Read a figure of the paper or of the user's own by name; an unknown name or key raises `UserError`."""
     files = figure_files(config)
     if name not in files:
         raise unknown("figure", name, files)
@@ -136,7 +136,7 @@ def load_figure(name: str, config: Path = CONFIG) -> Figure:
 def plan_figure(expansion: Expansion, figure: Figure, seeds: Iterable[int] | None = None) -> FigurePlan:
     """Expand a figure at a scale; an unknown table, column or row raises `UserError`.
 
-    `seeds` replaces the scale's; a kind of figure that shows single networks has the first of them.
+    `seeds` replaces the scale's seeds. A figure that shows single networks uses only the first seed.
     """
     chosen = None if seeds is None else tuple(seeds)
     if chosen == ():
@@ -193,7 +193,7 @@ def _column(table: Table, key: str, where: str) -> Column:
 
 
 def _data(expansion: Expansion, cells: Iterable[Cell]) -> dict[str, str | None]:
-    """Name each data set in use, with all that it stands in for."""
+    """Map each dataset in use to the paper's datasets that it replaces, or to None."""
     found: dict[str, dict[str, None]] = {}
     for cell in cells:
         used, real = cell.runs[0].dataset, _stood_in_for(expansion, cell)

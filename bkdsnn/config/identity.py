@@ -1,13 +1,14 @@
-"""What of a run's description enters its identity, so that code may grow and names stay.
+"""The identity of a run: the part of its description from which its name is computed.
 
-Example: `Recipe` gets a field `ema: float = 0.0`. A run with `ema` 0.0 keeps its name, for a field enters only where it
-differs from its recorded default; a run with `ema` 0.9 gets a name of its own. When the meaning of LaSNN changes, its
-class says `version: ClassVar[int] = 2`, and the runs with LaSNN, or built on one with it, get new names.
+New fields must not rename existing runs. Example: `Recipe` gets a field `ema: float = 0.0`. A run with `ema` 0.0 keeps
+its name, because a field enters the identity only if it differs from its recorded default; a run with `ema` 0.9 gets a
+new name. If LaSNN is changed to compute something else, its class is given `version: ClassVar[int] = 2`, and all runs
+with LaSNN, and the runs that build on them, get new names.
 
-`identity.json`, beside this file, records by class which fields are always told and the defaults of the others. A
-recorded default never changes: when the code's default does, the runs that rely on it differ from the record and get
-new names, and those that set the field keep theirs. What is not recorded, such as a user's own class, is compared with
-its present defaults.
+`identity.json`, beside this file, records for each class which fields always enter and the defaults of the others. A
+recorded default never changes: if the default in the code changes, runs that rely on it differ from the record and get
+new names, while runs that set the field keep theirs. Classes without a record, such as a user's own, are compared with
+their present defaults.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from bkdsnn.config.strict import Strict
 
 
 class FieldRecord(TypedDict):
-    """Fields of one class: those always told, and the defaults at which the others are left out."""
+    """Fields of one class: those that always enter the identity, and the defaults at which the others are left out."""
 
     always: list[str]
     defaults: dict[str, Any]
@@ -36,17 +37,17 @@ RECORDED: dict[str, FieldRecord] = json.loads(BASELINE.read_text())
 
 
 class Part(Strict):
-    """Base of everything that a run consists of.
+    """Base of all models that a run's description consists of.
 
-    Raise `version` when runs with this part would now compute something else. Where that is true of one value of one
-    field, raise that value's number in `revised` instead, such as `{"format=image-folder": 2}`.
+    Raise `version` when a code change makes runs with this part compute something else. If that concerns a single value
+    of one field, raise that value's number in `revised` instead, such as `{"format=image-folder": 2}`.
     """
 
     version: ClassVar[int] = 1
     revised: ClassVar[Mapping[str, int]] = {}
 
     def identity(self) -> dict[str, Any]:
-        """Return, ready for JSON, what tells this part from one of version 1 with the recorded defaults."""
+        """Return, ready for JSON, how this part differs from version 1 with the recorded defaults."""
         left_out, told = _left_out(type(self)), dict[str, Any](self._raised())
         for name in _names(type(self)):
             value = _plain(getattr(self, name))
@@ -69,7 +70,7 @@ class Part(Strict):
 
 
 def record(part: type[Part]) -> FieldRecord:
-    """Return what `identity.json` would say of a class that it does not have yet."""
+    """Return the record to add to `identity.json` for a new class."""
     given = _defaults(part)
     always = [name for name in _names(part) if name not in given]
     return {"always": always, "defaults": {name: _plain(value) for name, value in given.items()}}
@@ -89,7 +90,7 @@ def _defaults(part: type[Part]) -> dict[str, Any]:
 
 @functools.cache
 def _left_out(part: type[Part]) -> dict[str, Any]:
-    """The values at which fields are left out: as recorded, or the present default of a field not recorded."""
+    """The values at which fields are left out: the recorded defaults, for unrecorded fields the present ones."""
     recorded = _recorded(part)
     later = {name: value for name, value in _defaults(part).items() if name not in recorded["always"]}
     unraised = {name: value for name, value in later.items() if not any(one._raised() for one in _parts(value))}
@@ -97,13 +98,13 @@ def _left_out(part: type[Part]) -> dict[str, Any]:
 
 
 def _recorded(part: type[Part]) -> FieldRecord:
-    """The record of a class, or of its nearest base that has one; a user's own class has none, whatever its name."""
+    """The record of a class, or of its nearest base that has one; a user's own class never has a record."""
     ours = [one.__name__ for one in part.__mro__ if one.__module__.startswith("bkdsnn.")]
     return next((RECORDED[name] for name in ours if name in RECORDED), FieldRecord(always=[], defaults={}))
 
 
 def _is_tag(field: FieldInfo) -> bool:
-    """Whether a field has one possible value, which tells its class from the others of a union."""
+    """Whether a field has only one possible value, by which pydantic finds its class in a union."""
     return get_origin(field.annotation) is Literal and len(get_args(field.annotation)) == 1
 
 

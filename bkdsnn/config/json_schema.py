@@ -1,4 +1,4 @@
-"""JSON schemas of the files in `config/`, for editors that check and complete YAML: made from the models."""
+"""JSON schemas of the files in `config/`, generated from the models; editors use them to check and complete YAML."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Models = dict[str, type[BaseModel]]
 
 
 def schemas() -> dict[str, Schema]:
-    """Return every schema by the name of its file; a first line of each YAML file in `config/` names its own."""
+    """Return every schema by its file name; the first line of each YAML file in `config/` names its schema."""
     whole: Models = {"config": Settings, "table": Table, "figure": Figure, "scale": Scale, "notation": Notation}
     mappings: Models = {
         "methods": MethodEntry,
@@ -50,7 +50,7 @@ def write_schemas(folder: Path = CONFIG / "schemas") -> list[Path]:
 
 
 def _file(model: type[BaseModel]) -> Schema:
-    """Return the schema of a model; its `name` is that of the file or of the entry, and not written inside."""
+    """Return the schema of a model without its field `name`, which is given by the file's name or the entry's key."""
     schema = model.model_json_schema()
     schema["properties"].pop("name", None)
     schema["required"] = [key for key in schema.get("required", []) if key != "name"]
@@ -72,6 +72,6 @@ def _networks() -> Schema:
     by_name = {"type": "string", "description": "an entry of neurons.yaml or quantised.yaml"}
     families = {"enum": [*FAMILIES], "type": "string"}
     merged["properties"] |= {"neuron": by_name, "quantised": by_name, "family": families}
-    for field, schema in merged["properties"].items():  # constants of one family are choices among all of them
+    for field, schema in merged["properties"].items():  # a field that is constant in one family may vary here
         merged["properties"][field] = {"type": "string"} if "const" in schema or field == "form" else schema
     return merged

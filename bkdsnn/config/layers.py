@@ -1,4 +1,4 @@
-"""Values in layers: a later layer overrides an earlier one key by key, and every value keeps the place it came from."""
+"""Layers of settings: a later layer overrides an earlier one key by key; the origin of every value is remembered."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 
 class Layer(NamedTuple):
-    """Values by key, and the place that states them, such as `config/methods.yaml, 'bkdsnn'`."""
+    """Values by key, and the place (file and entry) that states them, such as `config/methods.yaml, 'bkdsnn'`."""
 
     place: str
     fields: Mapping[str, Any]
@@ -17,7 +17,7 @@ Parts = Mapping[str, list[Layer]]  # the layers of each part of a run, later one
 
 
 def merged(layers: Iterable[Layer]) -> dict[str, Any]:
-    """Return the value of every key."""
+    """Return the effective value of every key: that of the last layer that has the key."""
     return {key: value for layer in layers for key, value in layer.fields.items()}
 
 
@@ -27,5 +27,5 @@ def origins(layers: Iterable[Layer]) -> dict[str, str]:
 
 
 def within(layers: Iterable[Layer], key: str) -> list[Layer]:
-    """Return the layers of the mapping that lies at `key`, where a layer has one."""
+    """Return layers of the mapping below `key`, from those layers that have this key."""
     return [Layer(layer.place, layer.fields[key]) for layer in layers if layer.fields.get(key)]

@@ -34,7 +34,7 @@ class LD(Part):
 
 
 class HardLD(Part):
-    """Cross-entropy of a second head with the teacher's decision (DeiT, Touvron et al., 2021)."""
+    """Cross-entropy between a second head and the teacher's predicted class (DeiT, Touvron et al., 2021)."""
 
     method: Literal["hard-ld"] = "hard-ld"
     weight: float = Field(default=1.0, ge=0)
@@ -43,8 +43,8 @@ class HardLD(Part):
 class BKD(Part):
     """Blurred knowledge distillation, Eqs. 2-5.
 
-    `target` is the teacher's map, or the vector before its last layer, to which the restored map's mean is compared
-    (published code, for Transformers; D-003).
+    `target` is the teacher's feature map, or the vector before its last layer, with which the spatial mean of the
+    restored map is compared (published code, for Transformers; D-003).
     """
 
     method: Literal["bkd"] = "bkd"
@@ -68,7 +68,7 @@ class BKD(Part):
 class LayerWise(Part):
     """Options of the methods that compare features layer by layer.
 
-    `blur_ratio` puts L_BKD with that lambda in the place of the method's own comparison (table 4c).
+    `blur_ratio` replaces the method's own comparison by L_BKD with that lambda (table 4c).
     """
 
     weight: float = Field(ge=0, description="of the feature part")
@@ -83,7 +83,7 @@ class LayerWise(Part):
 
 
 class KDSNN(LayerWise):
-    """KDSNN: logits, and features of every stage or (`layers: last`) of the one before the last layer."""
+    """KDSNN: compares logits, and the features of every stage or (`layers: last`) the one before the last layer."""
 
     method: Literal["kdsnn"] = "kdsnn"
     logits_weight: float = Field(default=1.0, ge=0)
@@ -92,7 +92,7 @@ class KDSNN(LayerWise):
 
 
 class LaSNN(LayerWise):
-    """LaSNN: spatial attention maps of every stage."""
+    """LaSNN: compares the spatial attention maps of every stage."""
 
     method: Literal["lasnn"] = "lasnn"
 

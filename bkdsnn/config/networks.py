@@ -1,6 +1,6 @@
 """The networks: geometry, form, neurons and time-steps of each family.
 
-Every family states `form` and `fires`; the rest of what all have, it inherits from `Architecture`.
+Every family declares its own `form` and `fires`; it inherits the other common fields from `Architecture`.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ class Neuron(Part):
     """A spiking neuron: charge, fire (H >= v_threshold), reset.
 
     `if`: H = V + x. `lif`: H = V + (x - (V - v_reset)) / tau with `decay_input`, else H = V - (V - v_reset) / tau + x.
-    `plif` is `lif` whose 1 / tau is learned, one number for all neurons of a layer; `tau` is where it begins.
-    `v_reset` None is a soft reset (V = H - v_threshold S). `v_init` is the membrane before the first step.
+    `plif` is `lif` with a learned 1 / tau, one number per layer; `tau` gives its initial value.
+    `v_reset` None is a soft reset (V = H - v_threshold S). `v_init` is the membrane potential before the first step.
     `surrogate` is an entry of `SURROGATES` in `bkdsnn/config/surrogates.py`.
     """
 
@@ -46,11 +46,11 @@ class Quantised(Part):
 
 
 class Architecture(Part):
-    """What all families share.
+    """Base of all network families.
 
-    `fires` are the forms in which a family emits spikes over time-steps, and every family states them; in all others
-    it has no time. `takes` are the kinds of data that it can be shown. `flattens` says that its head is fed with a
-    flattened map, so that it has no pooled vector. `prefix` is what the names of its networks begin with.
+    `fires` lists the forms in which a family emits spikes over time-steps; every family declares it, and in all other
+    forms a network has no time dimension. `takes` lists the kinds of input data. `flattens` says that the head takes a
+    flattened feature map, so that there is no pooled vector. `prefix` is the beginning of the names of its networks.
     """
 
     fires: ClassVar[frozenset[str]]
@@ -64,7 +64,7 @@ class Architecture(Part):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **options: Any) -> None:
-        """Refuse a family that does not state in which forms it fires: its energy would be that of another network."""
+        """Refuse a family that does not declare `fires`, because its energy would be computed wrongly."""
         super().__pydantic_init_subclass__(**options)
         if not hasattr(cls, "fires"):
             raise TypeError(
@@ -79,18 +79,18 @@ class Architecture(Part):
 
     @property
     def slug(self) -> str:
-        """The network's part of a run's name: what tells it from others of that size, and the name without `prefix`."""
+        """The network's part of a run's name: its distinguishing labels, then its name without `prefix`."""
         return "-".join((*filter(None, self._labels()), self.name.removeprefix(self.prefix)))
 
     def _labels(self) -> tuple[str, ...]:
         return ()
 
     def geometry(self) -> dict[str, Any]:
-        """Return everything but form and time-steps."""
+        """Return all fields except form and time-steps."""
         return self.model_dump(exclude={"form", "timesteps"})
 
     def check_image(self, size: int) -> None:
-        """Raise ValueError if the network cannot take square images of that size; most can take any."""
+        """Raise ValueError if the network cannot take square images of this size; most networks take any size."""
 
     def _check_form(self, needs_neuron: bool, neuron: Neuron | None) -> None:
         if needs_neuron != (neuron is not None):
@@ -102,7 +102,7 @@ class Architecture(Part):
 
 
 class ResNet(Architecture):
-    """A residual network for 2-D images, as ANN, as spiking network, or as conversion source or target."""
+    """A residual network: an ANN, a spiking network, or the source or target of an ANN-to-SNN conversion."""
 
     fires: ClassVar[frozenset[str]] = frozenset({"spiking", "sew", "qcfs-snn"})
     family: Literal["resnet"] = "resnet"
@@ -133,9 +133,9 @@ class ResNet(Architecture):
 
 
 class SpikingTransformer(Architecture):
-    """What Spikformer and Spikingformer share: a convolutional tokenizer, blocks of attention and MLP, a linear head.
+    """Base of Spikformer and Spikingformer: a convolutional tokenizer, blocks of attention and MLP, a linear head.
 
-    Form `ann` is the twin without spikes: ReLU for every neuron and softmax attention.
+    Form `ann` is the ANN counterpart: ReLU in place of every neuron, and softmax attention.
     """
 
     fires: ClassVar[frozenset[str]] = frozenset({"spiking"})
@@ -178,19 +178,19 @@ class SpikingTransformer(Architecture):
 
 
 class Spikformer(SpikingTransformer):
-    """Spikformer (Zhou et al., ICLR 2023): residual sums of spikes, relative position by convolution."""
+    """Spikformer (Zhou et al., ICLR 2023): residual connections add spikes; a convolution encodes relative position."""
 
     family: Literal["spikformer"] = "spikformer"
 
 
 class Spikingformer(SpikingTransformer):
-    """Spikingformer (Zhou et al., 2023): neurons before the convolutions, residual sums of currents."""
+    """Spikingformer (Zhou et al., 2023): neurons come before convolutions; residual connections add input currents."""
 
     family: Literal["spikingformer"] = "spikingformer"
 
 
 class MetaSpikeformer(Architecture):
-    """Meta-SpikeFormer (Yao et al., ICLR 2024): two convolutional stages, two of spike-driven attention."""
+    """Meta-SpikeFormer (Yao et al., ICLR 2024): two convolutional stages, then two with spike-driven attention."""
 
     fires: ClassVar[frozenset[str]] = frozenset({"spiking"})
     prefix: ClassVar[str] = "mformer-"
@@ -226,8 +226,7 @@ class MetaSpikeformer(Architecture):
 class Wide7B(Architecture):
     """Wide-7B-Net (Fang et al., NeurIPS 2021): units of one SEW block and a max pooling that halves the map.
 
-    A 1x1 convolution stands first, and wherever the width changes. What is left of the map after the last pooling is
-    flattened.
+    A 1x1 convolution comes first, and wherever the width changes. The feature map after the last pooling is flattened.
     """
 
     fires: ClassVar[frozenset[str]] = frozenset({"sew"})
@@ -239,7 +238,7 @@ class Wide7B(Architecture):
     neuron: Neuron
 
     def check_image(self, size: int) -> None:
-        """Raise ValueError if the poolings do not leave one pixel or more of each side evenly."""
+        """Raise ValueError if the image's side is not divisible by the total stride of the poolings."""
         step = 2 ** len(self.widths)
         if size % step:
             raise ValueError(
@@ -257,7 +256,7 @@ class Wide7B(Architecture):
 class ViT(Architecture):
     """Vision transformer (Dosovitskiy et al., ICLR 2021), an ANN.
 
-    It takes the student's batch: undoes its normalisation, resizes it to `image_size` and applies its own.
+    It takes the student's images: it undoes their normalisation, resizes them to `image_size` and applies its own.
     """
 
     fires: ClassVar[frozenset[str]] = frozenset()

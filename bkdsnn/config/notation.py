@@ -39,7 +39,7 @@ class Entry(Strict):
 
     @property
     def written_shape(self) -> str:
-        """The shape by names, such as `b × c_tea`; of a module also what it takes, `b × c_stu → b × c_tea`."""
+        """The shape in dimension names, such as `b × c_tea`; of a module both ends, `b × c_stu → b × c_tea`."""
         takes, gives = (f" {TIMES} ".join(map(str, axes)) for axes in (self.takes, self.shape))
         return f"{takes} {ARROW} {gives}" if takes else gives or "number"
 

@@ -1,7 +1,7 @@
-"""A folder of the user's own: its files, and the losses and networks that its Python files declare. Free of torch.
+"""The user's own folder: its files, and the losses and networks that its Python files declare. Free of torch.
 
-The Python in the folder is executed, because its user has named the folder; that of `losses/` and `networks/` whenever
-`config/` is read, other files when a loss or network imports them to be built. The folder is the package `own`.
+Python files in this folder are executed: those in `losses/` and `networks/` whenever `config/` is read, others when a
+loss or network imports them to be built. Only a folder that the user has named is read. It is the package `own`.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from bkdsnn.core.errors import UserError, explain, suggest
 OWN = "BKDSNN_OWN"
 CATALOGUES = ("methods.yaml", "networks.yaml", "neurons.yaml", "quantised.yaml", "datasets.yaml")
 KINDS = ("method", "family")  # fields that name a loss, a network
-NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")  # what may stand in the name of a run
+NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")  # names that can be part of a run's name
 M = TypeVar("M")
 
 
@@ -42,29 +42,29 @@ class Own(Part):
         return {**content, "code": content.get("code") or digest(cls)} if isinstance(content, Mapping) else content
 
     def build(self, *given: Any) -> Any:
-        """Return the loss or network; what needs torch is imported here."""
+        """Return the loss or network. Modules that need torch are imported in here, not at the head of the file."""
         raise NotImplementedError
 
     def built(self, *given: Any) -> Any:
-        """Return what `build` makes; code that is not that of the spec raises `UserError`."""
+        """Return the result of `build`. Raises `UserError` if the code has changed since the spec was written."""
         if self.code != digest(type(self)):
             raise UserError(f"{source(type(self))}: changed since the run was planned; start it anew, by its new name")
         return self.build(*given)
 
 
 def folder() -> Path | None:
-    """The user's own folder, None without one; one that is not there raises `UserError`."""
+    """The user's own folder, or None if the user named none; a missing folder raises `UserError`."""
     named = os.environ.get(OWN)
     if not named:
         return None
-    place = Path(named).expanduser()  # shells leave the ~ of `--config own=~/mine` to us
+    place = Path(named).expanduser()  # shells do not expand the ~ in `--config own=~/mine`
     if not place.is_dir():
         raise UserError(f"'own' (or {OWN}): no such folder: {place}")
     return place
 
 
 def files(*patterns: str) -> list[Path]:
-    """Files of the own folder, in order; none without one. A YAML file that nothing reads raises `UserError`."""
+    """Sorted files of the user's own folder, if there is one. A YAML file that nothing reads raises `UserError`."""
     place = folder()
     if place is None:
         return []
@@ -76,20 +76,20 @@ def files(*patterns: str) -> list[Path]:
 
 
 def owns(path: Path) -> bool:
-    """Whether a file lies in the own folder."""
+    """Whether a file lies in the user's own folder."""
     place = folder()
     return place is not None and path.is_relative_to(place)
 
 
 def classes(field: str) -> dict[str, type[Own]]:
-    """Own losses (`method`) or networks (`family`) by name."""
+    """The user's own losses (field `method`) or networks (field `family`) by name."""
     place = folder()
     found = [] if place is None else _classes(place.resolve())
     return {one.model_fields[field].default: one for one in found if field in one.model_fields}
 
 
 def joined(field: str, ours: Mapping[str, type[M]]) -> dict[str, type[M]]:
-    """Return our classes and the own ones; a name that both have raises `UserError`."""
+    """Return the project's classes `ours` and the user's own; a name that both have raises `UserError`."""
     added: dict[str, Any] = classes(field)
     for name in added.keys() & ours.keys():
         places = f"{source(added[name])} declares {field} '{name}', which {ours[name].__module__} has already"
@@ -98,7 +98,7 @@ def joined(field: str, ours: Mapping[str, type[M]]) -> dict[str, type[M]]:
 
 
 def or_own(field: str) -> WrapValidator:
-    """Return a validator that takes own classes besides those of a union, told apart by that field."""
+    """Return a validator that also accepts the user's own classes for a union; `field` names the class."""
 
     def validate(value: Any, ours: Any) -> Any:
         name = value.get(field) if isinstance(value, Mapping) else getattr(value, field, None)
@@ -118,7 +118,7 @@ def _parsed(model: type[Own], value: Any, name: str) -> Own:
 @functools.cache
 def _classes(place: Path) -> list[type[Own]]:
     for known in [name for name in sys.modules if name.partition(".")[0] == "own"]:
-        del sys.modules[known]  # of another folder
+        del sys.modules[known]  # modules of a folder that was named before
     package = sys.modules["own"] = types.ModuleType("own", f"The user's own folder {place}.")
     package.__path__ = [str(place)]
     paths = [path for kind in ("losses", "networks") for path in sorted((place / kind).glob("*.py"))]
@@ -154,7 +154,7 @@ def source(model: type[Any]) -> Path:
 
 @functools.cache
 def digest(model: type[Own]) -> str:
-    """First ten digits of the SHA-256 of the file that declares a class and of all own files that it imports."""
+    """First ten digits of the SHA-256 of the file that declares a class and of all files of the folder it imports."""
     place = source(model).parents[1]
     reached, ahead = {}, [source(model)]
     while ahead:
@@ -166,7 +166,7 @@ def digest(model: type[Own]) -> str:
 
 
 def _imports(path: Path, place: Path) -> Iterator[Path]:
-    """Files of the own folder that a file may import, at its head or inside a function."""
+    """Files of the user's own folder that a file may import, at its head or inside a function."""
     package = ".".join(("own", *path.relative_to(place).parent.parts))
     for node in ast.walk(ast.parse(path.read_bytes())):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []

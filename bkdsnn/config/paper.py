@@ -45,7 +45,7 @@ TERMS = {term.model_fields["method"].default: term for term in get_args(get_args
 FAMILIES = {family.model_fields["family"].default: family for family in get_args(get_args(Network)[0])}
 LOSSES = {loss.model_fields["method"].default: loss for loss in get_args(get_args(TaskLoss)[0])}
 CHOICES = Layer("(default)", {"loss": CrossEntropy(), "teacher": None, "source": None, "recipe": None})
-METHODS_OWN = ("loss", "teacher", "source", "timesteps")  # keys of a method that choose for the run
+METHODS_OWN = ("loss", "teacher", "source", "timesteps")  # keys of a method that are also choices of a run
 
 
 def plan(table: str, scale: str, *, seeds: Iterable[int] | None = None, neurons: Preset = "reference") -> Plan:
@@ -54,7 +54,7 @@ def plan(table: str, scale: str, *, seeds: Iterable[int] | None = None, neurons:
 
 
 def find_run(name: str, scale: str, config: Path = CONFIG) -> RunSpec:
-    """Return the spec behind a run name, whatever its seed, neurons and data; an unknown name raises `UserError`."""
+    """Return the spec of the run with this name, for any seed, neurons and data; an unknown name raises `UserError`."""
     match = RUN_NAME.match(name)
     if match is None:
         raise UserError(f"'{name}' is not a run name; expected <dataset>-<network>-<method>-t<T>-s<seed>-<10 digits>")
@@ -78,7 +78,7 @@ def all_runs(
 
 
 def copied(names: Iterable[str], runs: Mapping[str, RunSpec], scale: str, config: Path = CONFIG) -> dict[str, RunSpec]:
-    """Return the runs behind those of the names that are, but for their data, one of the `runs`."""
+    """Return those of the named runs that differ from one of the `runs` only in their dataset."""
     datasets = Expansion(scale, config=config).datasets.values()
     alike = [(name, data) for name in names for data in datasets if name.startswith(f"{data.name}-")]
     rests = [(_without(run.dataset.name, name), run) for name, run in runs.items()]
@@ -92,9 +92,9 @@ def _without(dataset: str, name: str) -> str:
 
 
 class Expansion:
-    """Catalogues of one scale, and the rules that turn a cell into run specs.
+    """The files of `config/` as one scale uses them, and the rules that turn a cell of a table into run specs.
 
-    `copies` replace datasets of the paper, whatever the scale has in place of them.
+    `copies` maps datasets of the paper to the datasets that replace them; it takes precedence over the scale.
     """
 
     def __init__(
@@ -110,8 +110,8 @@ class Expansion:
         if neurons == "paper-text":  # D-041
             note = f"{self.scale.note.strip()} Neurons are those of the paper's text: IF with a sigmoid surrogate."
             self.scale = self.scale.model_copy(update={"note": note})
-        self.requested: dict[str, Overrides] = {}  # those of single runs, over the scale's, by place
-        self.places: dict[tuple[str, str], str] = {}  # of every entry of a catalogue, by kind and name
+        self.requested: dict[str, Overrides] = {}  # overrides of single runs by file; they win over the scale's
+        self.places: dict[tuple[str, str], str] = {}  # (kind, name) of an entry to the file and key that declare it
         self.config = config
         self.terms = {name: one for name, one in own.joined("method", TERMS | LOSSES).items() if name not in LOSSES}
         self.families = own.joined("family", FAMILIES)
@@ -125,7 +125,7 @@ class Expansion:
         self._replace_datasets(config)
 
     def _replace_datasets(self, config: Path) -> None:
-        """Let the copies replace the scale's own datasets, if the paper has what they replace and we what they are."""
+        """Let `copies` override the scale's datasets, after checking that both names of each pair exist."""
         if self.copies:
             columns = (column for name in table_names(config) for column in load_table(name, config).columns)
             all_known("dataset of the paper", self.copies, {column.dataset for column in columns}, "'datasets'")
@@ -133,32 +133,32 @@ class Expansion:
             self.scale = self.scale.model_copy(update={"datasets": {**self.scale.datasets, **self.copies}})
 
     def _read(self, kind: str, pattern: str) -> dict[str, Any]:
-        """Return what the files of that pattern declare, and remember the place of each entry."""
+        """Return the entries that the files matching `pattern` declare, and remember the place of each."""
         found = entries(pattern, self.config)
         self.places |= {(kind, name): where for name, (_, where) in found.items()}
         return {name: content for name, (content, _) in found.items()}
 
     def _placed(self, kind: str, pattern: str, model: type[M], named: bool = False) -> dict[str, M]:
-        """Return models by name; `named` ones carry their own name."""
+        """Read entries as models, by name; `named` models also have the name as a field."""
         return {
             name: parse(model, {"name": name, **content} if named else content, self.places[kind, name])
             for name, content in self._read(kind, pattern).items()
         }
 
     def request(self, file: str, overrides: Overrides) -> None:
-        """Let the overrides that a file states stand over the scale's."""
+        """Add the overrides that a file of a single run states; they win over the scale's."""
         self._check(file, overrides)
         self.requested[file] = overrides
 
     def _check(self, where: str, overrides: Overrides) -> None:
-        """Refuse overrides of things that do not exist: they would be ignored in silence."""
+        """Refuse overrides of unknown names, which would have no effect."""
         all_known("dataset", overrides.datasets, self.datasets, where)
         all_known("network", overrides.networks, self.networks, where)
         all_known("recipe", overrides.recipes, {"*", *self.recipes}, where)
         all_known("term", overrides.distill, self.terms, where)
 
     def _overrides(self, kind: str, *names: str) -> list[Layer]:
-        """Return what overrides entries of one kind, the scale's first."""
+        """Return the overrides of entries with these names as layers: the scale's first, then those of single runs."""
         where = f"config/scales/{self.scale.name}.yaml, {kind}"
         layers = {where: self.scale, **{f"{file}, {kind}": one for file, one in self.requested.items()}}
         found = ((where, name, getattr(one, kind).get(name)) for where, one in layers.items() for name in names)
@@ -176,7 +176,7 @@ class Expansion:
         return Plan(table, self.scale, self.preset, labels, datasets, tuple(cells), self.copies)
 
     def _check_table(self, table: Table) -> None:
-        """Refuse options of terms and methods that do not exist: they would be ignored in silence."""
+        """Refuse options for unknown terms and methods, which would have no effect."""
         where = place_of_table(table.name, self.config)
         by_method = [column.distill_of for column in table.columns]
         layers = [table.distill, *(row.distill for row in table.rows), *(column.distill for column in table.columns)]
@@ -190,7 +190,7 @@ class Expansion:
             all_known(f"option of '{term}'", [option], self.terms[term].model_fields, where)
 
     def cell(self, table: Table, row: Row, column: Column, seeds: Iterable[int] | None = None) -> Cell:
-        """Return one cell of a table, its runs at `seeds` or at those of the scale."""
+        """Return one cell of a table with one run per seed; `seeds` default to those of the scale."""
         seeds = self.scale.seeds if seeds is None else seeds
         index = table.columns.index(column)
         if row.columns:
@@ -202,7 +202,7 @@ class Expansion:
         return Cell(row, column, tuple(runs.values()), row.paper[index] if row.paper else None, baseline)
 
     def run(self, method: str, at: At, seed: int) -> RunSpec:
-        """Return the run spec of `method` in that row and column."""
+        """Return the run spec of `method` in the row and column of `at`."""
         parts = self.parts(method, at)
         chosen = merged(parts["run"])
         spec = {
@@ -218,10 +218,10 @@ class Expansion:
         return parse(RunSpec, spec, str(at))
 
     def parts(self, method: str, at: At) -> Parts:
-        """Return the layers of each part of a run.
+        """Return the layers of settings for each part of a run.
 
-        The part `run` has the names of what is chosen, `dataset`, `network` and `recipe` the fields of those, and each
-        distillation term its options.
+        The part `run` has the chosen names of dataset, network, recipe, teacher and so on; `dataset`, `network` and
+        `recipe` have the fields of these entries, and each distillation term has its options.
         """
         chain = self._chain(method, at.column)
         choices = self._choices(chain, at)
@@ -236,7 +236,7 @@ class Expansion:
         }
 
     def _choices(self, chain: list[Layer], at: At) -> list[Layer]:
-        """Which entries of the catalogues a run is made of."""
+        """Return the layers that choose the entries (dataset, network, recipe, teacher, ...) of a run."""
         method, stated, column = merged(chain), origins(chain), at.column
         role = method.get("recipe")
         teachers = role == "teacher"
@@ -271,7 +271,7 @@ class Expansion:
         return self.methods[name]
 
     def _chain(self, name: str, column: Column, above: tuple[str, ...] = ()) -> list[Layer]:
-        """What a method states, after everything that it inherits from its base."""
+        """Return the layers of a method: first those inherited from its base, then its own."""
         if name in above:
             raise UserError(
                 f"method '{name}' extends itself ({' > '.join([*above, name])}); expected a 'student' (of a column) "
@@ -336,6 +336,6 @@ class Expansion:
 
 
 def stated(model: Strict) -> dict[str, Any]:
-    """Return the fields that were given, not left to their defaults, and that are part of a spec."""
+    """Return the fields that were set explicitly and are part of a spec."""
     fields = type(model).model_fields
     return {key: getattr(model, key) for key in model.model_fields_set if not fields[key].exclude}

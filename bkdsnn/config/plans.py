@@ -1,4 +1,4 @@
-"""What tables expand to: cells with their runs, plans of them, and the command that makes each. Free of torch."""
+"""The result of expanding a table: its cells with their runs, and the command that makes it. Free of torch."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Preset = Literal["reference", "paper-text"]
 
 @dataclass(frozen=True)
 class At:
-    """Where runs are asked for: a row and a column of a table, and the file that states them."""
+    """A row and a column of a table that need runs, and the file that declares them."""
 
     table: Table
     row: Row
@@ -26,16 +26,16 @@ class At:
 
     @classmethod
     def of(cls, table: Table, row: Row, column: Column, config: Path = CONFIG) -> At:
-        """Return that of a table in `config` or the user's own folder."""
+        """Return it for a table in `config` or the user's own folder."""
         return cls(table, row, column, place_of_table(table.name, config))
 
     @property
     def row_place(self) -> str:
-        """The place of the row."""
+        """The file and key that declare the row."""
         return f"{self.file}, row '{self.row.key}'" if self.row.key else self.file
 
     def column_place(self, key: str) -> str:
-        """Return the place of one key of the column, which the row may have replaced."""
+        """Return the file and key that state one field of the column; a row may override it."""
         unchanged = self.column.key and key not in self.row.columns
         return f"{self.file}, column '{self.column.key}'" if unchanged else self.row_place
 
@@ -46,7 +46,7 @@ class At:
 
 @dataclass(frozen=True)
 class Cell:
-    """One cell before anything is measured: its runs (one per seed) and what the paper says."""
+    """One cell before anything is measured: its runs (one per seed), the paper's value and the baseline's row key."""
 
     row: Row
     column: Column
@@ -57,9 +57,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Plan:
-    """A table at a scale, every cell with its runs, row by row; `labels` and `datasets` name its methods and data.
+    """A table at a scale: its cells, row by row, with their runs.
 
-    `copies` are the datasets, by those of the paper, that were asked for in place of the scale's.
+    `labels` has the label of each row by its key, `datasets` those of the paper's datasets by name. `copies` maps
+    datasets of the paper to the ones that the user chose in place of the scale's.
     """
 
     table: Table
@@ -71,12 +72,12 @@ class Plan:
     copies: Mapping[str, str] = field(default_factory=dict)
 
     def runs(self) -> dict[str, RunSpec]:
-        """Every distinct run that the table needs, ancestors first, by name."""
+        """Every distinct run that the table needs, by name; teachers and sources come before their dependants."""
         lineage = (run for cell in self.cells for spec in cell.runs for run in spec.lineage())
         return {run.name: run for run in lineage}
 
     def analysed(self) -> dict[str, RunSpec]:
-        """Every run of which more is measured than its accuracy, by name."""
+        """Every run that is also analysed (firing rates, operations, energy), by name."""
         cells = (cell for cell in self.cells if cell.column.metric != "top1")
         return {run.name: run for cell in cells for run in cell.runs}
 
@@ -88,7 +89,7 @@ class Plan:
 def command(
     target: str, scale: str, neurons: Preset, seeds: Iterable[int] | None, copies: Mapping[str, str] | None = None
 ) -> str:
-    """Return the shell command that makes a target; `seeds` are None where they are those of the scale."""
+    """Return the shell command that makes a target; `seeds` None means those of the scale."""
     chosen = [] if scale == "demo" else [f"scale={scale}"]
     chosen += [] if seeds is None else [f"'seeds=[{','.join(map(str, seeds))}]'"]
     chosen += [] if neurons == "reference" else [f"neurons={neurons}"]

@@ -11,7 +11,7 @@ from bkdsnn.config.identity import Part
 
 
 class Mix(Part):
-    """Mixing two images and their labels: mixup and cutmix as timm does them, one draw a batch."""
+    """Mixing two images and their labels: mixup and cutmix as in timm, with one random draw per batch."""
 
     mixup: float = Field(default=0.0, ge=0, description="alpha of mixup's Beta distribution; 0: no mixup")
     cutmix: float = Field(default=0.0, ge=0, description="alpha of cutmix's; 0: no cutmix")
@@ -29,14 +29,14 @@ class Mix(Part):
 class Recipe(Part):
     """How a network is trained.
 
-    The learning rate is stepped per epoch, as timm's cosine schedule does it: over the first `warmup_epochs` linear
-    from `warmup_lr`, then the cosine of `epochs` epochs (warm-up included) down to `min_lr`, then `cooldown_epochs`
-    more at `min_lr`.
+    The learning rate changes once per epoch, as in timm's cosine schedule: during the first `warmup_epochs` it rises
+    linearly from `warmup_lr`, then it follows the cosine of `epochs` epochs (warm-up included) down to `min_lr`, then
+    it stays at `min_lr` for `cooldown_epochs` more.
 
-    `batch_size` is that of all `processes` together. With one process, or norms synchronised over all, what is computed
-    does not depend on their number but for rounding; otherwise each normalises by its own rows (D-113).
+    `batch_size` is the total over all `processes`. If norms are synchronised, results depend on the number of processes
+    by rounding alone; otherwise each process normalises by its own rows of the batch (D-113).
 
-    Its `version` is that of the training loop, too.
+    The `version` of this class also stands for the training loop.
     """
 
     epochs: int = Field(gt=0)
@@ -60,7 +60,7 @@ class Recipe(Part):
 
     @property
     def total_epochs(self) -> int:
-        """Epochs that are run: those of the schedule and those after it."""
+        """Number of epochs that are trained: `epochs` of the schedule plus `cooldown_epochs`."""
         return self.epochs + self.cooldown_epochs
 
     @model_validator(mode="after")

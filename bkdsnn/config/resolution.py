@@ -1,4 +1,4 @@
-"""What a run is made of and which file states each value; runs that a file of the user's asks for. Free of torch."""
+"""The origin of every value of a run, and runs that are described in a file of the user's. Free of torch."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bkdsnn.core.errors import unknown
 
 @dataclass(frozen=True)
 class Resolved:
-    """A run, the places that ask for it, and the layers of its parts (`Expansion.parts`) in the first of them."""
+    """A run, all places that need it, and the layers of its settings (`Expansion.parts`) in the first of them."""
 
     spec: RunSpec
     parts: Parts
@@ -26,9 +26,9 @@ class Resolved:
 
 
 def resolve(name: str, scale: str, stored: Path, config: Path = CONFIG) -> Resolved:
-    """Return a run of a table, whatever its seed and neurons, or else the one that `stored`, a `spec.json`, describes.
+    """Return the run with this name from the tables, for any seed and neurons, or else from `stored`, a `spec.json`.
 
-    A name that is of neither raises `UserError`.
+    Raises `UserError` if neither has a run of this name.
     """
     match = RUN_NAME.match(name)
     for preset in get_args(Preset) if match else ():
@@ -40,10 +40,10 @@ def resolve(name: str, scale: str, stored: Path, config: Path = CONFIG) -> Resol
 
 
 def of_file(path: Path, scale: str, name: str | None = None) -> Resolved:
-    """Return the run that a file describes, or the one of that name among those it builds on.
+    """Return the run that a file describes, or with `name` the one of that name among this run and its ancestors.
 
-    The file is YAML or JSON: a whole spec as `spec.json` has it, or, with a key `method`, a `Request`. Raises
-    `UserError` for a mistake in it, and for a name of none of its runs.
+    The file is YAML or JSON: a complete spec like `spec.json`, or, if it has a key `method`, a `Request`. Raises
+    `UserError` for a mistake in the file, and for an unknown name.
     """
     content, expansion = read_yaml(path), Expansion(scale)
     if "method" not in content:
@@ -59,12 +59,12 @@ def of_file(path: Path, scale: str, name: str | None = None) -> Resolved:
 
 
 def datasets_of(path: Path, scale: str) -> dict[str, Dataset]:
-    """Return the datasets, by name, of the runs that a file describes; see `of_file`."""
+    """Return the datasets, by name, of the run that a file describes and of its ancestors; see `of_file`."""
     return {spec.dataset.name: spec.dataset for spec in of_file(path, scale).spec.lineage()}
 
 
 def _completed(content: Mapping[str, Any], known: Mapping[str, Dataset]) -> dict[str, Any]:
-    """A whole spec with what decides no result, and is not in its JSON: label, page and folder of its datasets."""
+    """Add to a complete spec the fields of its datasets that its JSON leaves out: label, page and folder."""
     parents = {key: one for key in ("teacher", "source") if isinstance(one := content.get(key), dict)}
     data = content.get("dataset")
     entry = known.get(str(data.get("name"))) if isinstance(data, dict) else None
@@ -74,7 +74,7 @@ def _completed(content: Mapping[str, Any], known: Mapping[str, Dataset]) -> dict
 
 
 def _at(request: Request, file: str) -> At:
-    """The table of one cell that the file stands for."""
+    """The request as row and column of a table with a single cell."""
     by_role = request.timesteps if isinstance(request.timesteps, dict) else {}
     subject = {key: getattr(request, key) for key in Subject.model_fields} | {
         "student": request.student or request.method
@@ -96,7 +96,7 @@ def _named(spec: RunSpec, name: str | None) -> RunSpec:
 
 
 def _as_stated(spec: RunSpec, place: str) -> Resolved:
-    """A run all of whose values one file states."""
+    """A run whose values are all stated by one file."""
     parts: dict[str, Strict | None] = {"dataset": spec.dataset, "network": spec.network, "recipe": spec.recipe}
     parts |= {term.method: term for term in spec.distill}
     layers = {key: [Layer(place, stated(part))] for key, part in {"run": spec, **parts}.items() if part}
@@ -104,7 +104,7 @@ def _as_stated(spec: RunSpec, place: str) -> Resolved:
 
 
 def _cells(expansion: Expansion, name: str, seed: int, config: Path) -> Iterator[tuple[str, At, RunSpec]]:
-    """Every cell that needs a run: the method by which it is asked for there, the cell, the run."""
+    """Every cell that needs the run of this name: the run's method in that cell, the cell, the run."""
     for table in (load_table(one, config) for one in table_names(config)):
         for cell in expansion.plan(table, [seed]).cells:
             at, found = At.of(table, cell.row, cell.column, config), {run.name: run for run in cell.runs[0].lineage()}
@@ -113,7 +113,7 @@ def _cells(expansion: Expansion, name: str, seed: int, config: Path) -> Iterator
 
 
 def _asked(expansion: Expansion, method: str, at: At, run: RunSpec, name: str) -> str | None:
-    """The method by which the run of that name is asked for, if it is `run` or among its ancestors."""
+    """The method that makes the run of this name, if it is `run` (made by `method`) or one of its ancestors."""
     if run.name == name:
         return method
     chosen = merged(expansion.parts(method, at)["run"])

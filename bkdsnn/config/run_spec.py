@@ -1,4 +1,4 @@
-"""One run as a frozen, validated, canonical description; its identity's SHA-256 is its name."""
+"""The complete, validated, immutable description of one run; the SHA-256 of its identity is part of its name."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bkdsnn.config.recipes import Recipe
 
 
 class Pretrained(Part):
-    """Published weights by name; the identity holds their checksum (D-141), never where they lie."""
+    """Published weights; a run's identity has their checksum (D-141), but not where they are downloaded or stored."""
 
     name: str
     sha256: str | None = Field(
@@ -36,9 +36,9 @@ class Pretrained(Part):
 class RunSpec(Part):
     """One training, conversion or evaluation.
 
-    `source` gives the weights to begin with: another run, or published weights. With a `recipe` they are fine-tuned;
-    without one they are only evaluated, which is also how a conversion runs (a `qcfs-snn` network whose source is a
-    `qcfs` network). The `version` of this class covers what every run goes through: random streams and evaluation.
+    `source` gives the initial weights: those of another run, or published ones. With a `recipe` they are fine-tuned;
+    without one they are only evaluated. A conversion is such an evaluation: a `qcfs-snn` network whose source is a
+    `qcfs` network. The `version` of this class covers the code that all runs share: random streams and evaluation.
     """
 
     dataset: Dataset
@@ -60,7 +60,7 @@ class RunSpec(Part):
     @model_validator(mode="wrap")
     @classmethod
     def _of_these_versions(cls, value: Any, validate: ModelWrapValidatorHandler[RunSpec]) -> RunSpec:
-        """Refuse a description that was written when a part in it had another version."""
+        """Refuse a description that was written for other versions of its parts."""
         stated = value.get("versions") if isinstance(value, Mapping) else None
         spec = validate({key: value[key] for key in value if key != "versions"} if stated is not None else value)
         if stated not in (None, spec.versions):
@@ -115,7 +115,7 @@ class RunSpec(Part):
     @computed_field  # type: ignore[prop-decorator]
     @property
     def versions(self) -> dict[str, int]:
-        """Versions above 1 of the parts that the run and its ancestors use."""
+        """Versions above 1 of the parts that this run and its ancestors consist of."""
         return self.raised()
 
     def canonical(self) -> str:
@@ -124,7 +124,7 @@ class RunSpec(Part):
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the identity as JSON; it outlives new fields, which the whole description does not."""
+        """SHA-256 of the identity as JSON; new fields in the code do not change it, see `config.identity`."""
         return hashlib.sha256(_json(self.identity()).encode()).hexdigest()
 
     @property
@@ -135,7 +135,7 @@ class RunSpec(Part):
 
     @property
     def method(self) -> str:
-        """What is done to the network: distillation, else task loss; `convert` or `pretrained` if not trained."""
+        """Method in the run's name: distillation terms, else task loss; `convert` or `pretrained` without training."""
         if self.recipe is None:
             return "pretrained" if isinstance(self.source, Pretrained) else "convert"
         terms = "-".join(term.method for term in self.distill)
@@ -143,7 +143,7 @@ class RunSpec(Part):
 
     @property
     def kind(self) -> Literal["teacher", "student", "evaluation"]:
-        """An ANN that is trained, another network that is trained, or weights that are only evaluated."""
+        """`teacher` for a trained ANN, `student` for any other trained network, `evaluation` if nothing is trained."""
         if self.recipe is None:
             return "evaluation"
         return "teacher" if self.network.form == "ann" else "student"
@@ -157,7 +157,7 @@ class RunSpec(Part):
         return [run for parent in self.parents() for run in parent.lineage()] + [self]
 
     def on(self, dataset: Dataset) -> RunSpec:
-        """Return this run, and those that it builds on, with another dataset, whether that fits or not."""
+        """Return this run and its ancestors with another dataset; whether that fits the network is not checked."""
         related = {"teacher": self.teacher, "source": self.source}
         moved = {role: run.on(dataset) for role, run in related.items() if isinstance(run, RunSpec)}
         return self.model_copy(update={"dataset": dataset, **moved})

@@ -1,4 +1,4 @@
-"""`config/config.yaml`: what a user sets. Everything else is data of the paper or of a scale."""
+"""The user's settings in `config/config.yaml`. All other files in `config/` describe the paper and the scales."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ GPU_SHARE = "BKDSNN_GPU_SHARE"
 
 
 class Root(Strict):
-    """A folder of the user's."""
+    """A folder that the user provides."""
 
     root: Path | None = None
 
 
 class Energy(Strict):
-    """What one operation costs, in pJ (45 nm: Horowitz, ISSCC 2014; Eq. A5)."""
+    """Energy of one operation, in pJ (45 nm: Horowitz, ISSCC 2014; Eq. A5)."""
 
     mac_pj: float = Field(default=4.6, gt=0)
     ac_pj: float = Field(default=0.9, gt=0)
 
 
 class Caps(Strict):
-    """What one call of the workflow may cost at most; it refuses to begin above it."""
+    """Limits on the estimated cost of one call of the workflow, which does not start if the estimate is higher."""
 
     cap_hours: float | None = Field(default=None, gt=0, description="of the device, for all runs that are to do")
     cap_disk_gb: float | None = Field(default=None, gt=0, description="at the peak, in units of 10^9 bytes")
@@ -73,18 +73,21 @@ class Settings(Strict):
         return settings
 
     def expansion(self) -> paper.Expansion:
-        """Return what expands tables and figures into runs, as the settings ask for."""
+        """Return the expansion of tables and figures into runs for these settings."""
         return paper.Expansion(self.scale, neurons=self.neurons, copies=self.datasets)
 
     @property
     def variant(self) -> str:
-        """Neurons and data as options of `python -m bkdsnn`; empty where they are the usual ones."""
+        """Neurons and datasets as options of `python -m bkdsnn`; empty for the defaults."""
         data = [f"{old}={new}" for old, new in self.datasets.items()]
         neurons = [] if self.neurons == "reference" else ["--neurons", self.neurons]
         return " ".join([*neurons, *(["--datasets", *data] if data else [])])
 
     def export(self) -> None:
-        """Hand to the jobs, by environment, what must not make finished runs stale: how and where to compute."""
+        """Pass device and folders to the jobs as environment variables, so that changing them makes no run stale.
+
+        Snakemake would rerun finished jobs if their shell command or parameters changed.
+        """
         os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
         os.environ["BKDSNN_DEVICE"] = self.device
         os.environ[RECOMPUTE] = str(self.recompute).lower()
@@ -96,7 +99,7 @@ class Settings(Strict):
 
 
 def recomputes(given: bool) -> bool:
-    """Whether training recomputes: by the option or by BKDSNN_RECOMPUTE. Raises `UserError` for another value of it."""
+    """Whether training recomputes activations: the option or BKDSNN_RECOMPUTE; an invalid value raises `UserError`."""
     found = os.environ.get(RECOMPUTE, "false")
     if found not in ("true", "false"):
         raise UserError(f"{RECOMPUTE} is '{found}', expected true or false; unset it and give --recompute instead")
@@ -104,7 +107,7 @@ def recomputes(given: bool) -> bool:
 
 
 def gpu_share() -> int:
-    """How many processes a GPU is for, by BKDSNN_GPU_SHARE, else 1. Raises `UserError` for another value of it."""
+    """How many processes may share a GPU: BKDSNN_GPU_SHARE, by default 1; an invalid value raises `UserError`."""
     found = os.environ.get(GPU_SHARE, "1")
     if not (found.isdecimal() and int(found)):
         raise UserError(f"{GPU_SHARE} is '{found}', expected how many processes may share a GPU, 1 or more; unset it")
@@ -112,12 +115,12 @@ def gpu_share() -> int:
 
 
 def data_root(given: Path | None) -> Path | None:
-    """The folder with the user's data: the option, else BKDSNN_DATA_ROOT, else none. Raises `UserError` if absent."""
+    """The folder with the user's data: the option, else BKDSNN_DATA_ROOT, else None; a missing one: `UserError`."""
     return _folder(given, DATA_ROOT, "data.root")
 
 
 def weights_root(given: Path | None) -> Path | None:
-    """The folder with published weights: the option, else BKDSNN_WEIGHTS_ROOT, else none (they are downloaded)."""
+    """The folder with published weights: the option, else BKDSNN_WEIGHTS_ROOT, else None (they are downloaded)."""
     return _folder(given, WEIGHTS_ROOT, "weights.root")
 
 

@@ -1,8 +1,8 @@
-"""Surrogates: the functions that stand for the derivative of a spike by the membrane potential in the backward pass.
+"""Surrogate gradients: functions that replace the derivative of a spike by the membrane potential in the backward pass.
 
 Each takes u = H - v_threshold, a tensor of any shape that it may overwrite, and the neuron's `alpha`, and returns a
-tensor of that shape; it is even and has area 1. An entry here is all that a new surrogate needs to be right: neurons
-then run by torch's operations. Methods of tensors suffice, so that nothing here imports torch.
+tensor of the same shape; as a function of u it is even and its integral is 1. To add a surrogate, add an entry here;
+neurons with it then run on torch's operations. Use methods of tensors, because nothing here may import torch.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ SURROGATES: dict[str, Callable[[Tensor, float], Tensor]] = {
 
 
 def known_surrogate(name: str) -> str:
-    """Return the name of a surrogate that there is; raise ValueError for another."""
+    """Return the name if it is that of a surrogate; raise ValueError otherwise."""
     if name not in SURROGATES:
         raise ValueError(str(unknown("surrogate", name, SURROGATES)))
     return name

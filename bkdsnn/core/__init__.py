@@ -1,1 +1,1 @@
-"""What every other part uses, and what itself uses none of them."""
+"""Helpers that all other packages use: errors, files, logging, random streams. It imports none of the others."""

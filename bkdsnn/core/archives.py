@@ -1,6 +1,6 @@
-"""Unpacking archives that others made: plain files, never outside the folder, never more than expected.
+"""Safe unpacking of untrusted tar and zip archives: regular files only, inside one folder, within a size limit.
 
-Of tar and zip, on every version of Python: the filters of `tarfile` are missing before 3.11.4, and `zipfile` has none.
+The standard library does not suffice: the filters of `tarfile` are missing before Python 3.11.4; `zipfile` has none.
 """
 
 from __future__ import annotations
@@ -20,12 +20,12 @@ from typing import IO, NamedTuple
 from bkdsnn.core.errors import UserError
 
 PIECE = 1 << 20  # bytes copied at a time
-LEAST = 512  # bytes that a file counts at least, so that empty ones cannot be countless
-_ZIP = (b"PK\x03\x04", b"PK\x05\x06")  # the latter is an empty one
+LEAST = 512  # bytes charged for each file at least, which also limits the number of empty files
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")  # first bytes of a zip archive, and of an empty one
 _DAMAGED = (
     OSError,
     EOFError,
-    RuntimeError,  # zip: encrypted, or NotImplementedError for a compression that is not known
+    RuntimeError,  # zip: encrypted, or NotImplementedError for an unknown compression
     ValueError,  # a name with a null byte
     tarfile.TarError,
     zipfile.BadZipFile,
@@ -35,11 +35,11 @@ _DAMAGED = (
 
 
 class _Refused(Exception):
-    """An archive holds what it should not."""
+    """An archive holds something that is not allowed."""
 
 
 class _Member(NamedTuple):
-    """What an archive has under one name."""
+    """One entry of an archive."""
 
     name: str
     folder: bool
@@ -50,26 +50,26 @@ class _Member(NamedTuple):
 def unpack(source: Path, folder: Path, expected: str, total: int, room: Callable[[str], int]) -> None:
     """Write the files of a tar or zip archive below `folder`.
 
-    `room` says how many bytes the file of a name may have; one with none is passed over. All may have `total` bytes.
-    Raises `UserError`, which says what was `expected`, for what is no archive or damaged, and for an archive with
-    a link, a device, a name that leads out of the folder, or more bytes.
+    `room` returns the allowed size in bytes of the file with a given name; 0 skips the file. `total` limits the sum.
+    Raises `UserError` for a file that is damaged or no archive, and for an archive with a link, a device, a path that
+    leads out of the folder, or too many bytes. The message says what was `expected`.
     """
     try:
         with _members(source) as members:
             for member in members:
                 total = _write(member, folder, total, room)
     except (_Refused, *_DAMAGED) as error:
-        reason = " ".join(str(error).split())  # that of tarfile has a line for each method
+        reason = " ".join(str(error).split())  # tarfile's message has several lines
         raise UserError(f"{source}: cannot be unpacked ({reason}); expected {expected}") from error
 
 
 def half_of_the_disk(folder: Path) -> int:
-    """Half of the bytes that are free where `folder` lies: what nobody vouches for must not fill a disk."""
+    """Half of the free bytes on the disk of `folder`, a limit that keeps an untrusted archive from filling the disk."""
     return shutil.disk_usage(folder).free // 2
 
 
 def _write(member: _Member, folder: Path, total: int, room: Callable[[str], int]) -> int:
-    """Write one member, if it has room; return what then is left of `total`."""
+    """Write one member unless `room` gives it 0 bytes; return how many bytes are then left of `total`."""
     path = PurePosixPath(member.name)
     if path.is_absolute() or ".." in path.parts or not (member.plain or member.folder):
         raise _Refused(f"'{member.name}' is not a plain file below the folder")
@@ -86,7 +86,7 @@ def _write(member: _Member, folder: Path, total: int, room: Callable[[str], int]
 
 
 def _copy(content: IO[bytes], stream: IO[bytes], most: int, name: str) -> int:
-    """Copy all bytes and return their number, whatever the archive says that it is."""
+    """Copy all bytes and return their number, which may differ from the size that the archive states."""
     copied = 0
     while piece := content.read(PIECE):
         copied += len(piece)
@@ -100,7 +100,7 @@ def _copy(content: IO[bytes], stream: IO[bytes], most: int, name: str) -> int:
 def _members(source: Path) -> Iterator[Iterator[_Member]]:
     with source.open("rb") as stream:
         begins = stream.read(4)
-    if begins in _ZIP:  # `is_zipfile` looks at the end, and takes a tar whose last file is a zip for one
+    if begins in _ZIP:  # `is_zipfile` looks at the end: it is wrong for a tar whose last file is a zip
         with zipfile.ZipFile(source) as packed:
             yield (_zipped(packed, info) for info in packed.infolist())
     else:
@@ -112,6 +112,6 @@ def _members(source: Path) -> Iterator[Iterator[_Member]]:
 
 
 def _zipped(packed: zipfile.ZipFile, info: zipfile.ZipInfo) -> _Member:
-    """Zip has no links of its own: Unix tools mark them by the mode of the file, which others leave empty."""
+    """Return the member of a zip. Links are recognised by the Unix file mode, which other systems leave empty."""
     kind = stat.S_IFMT(info.external_attr >> 16)
     return _Member(info.filename, info.is_dir(), kind in (0, stat.S_IFREG), functools.partial(packed.open, info))

@@ -1,4 +1,4 @@
-"""The one exception that users see, and the wording helpers behind it."""
+"""The one exception whose message users see, and helpers that word such messages."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ class UserError(Exception):
 
 
 class Interrupted(Exception):
-    """A slice of training ended early and was saved; the command line exits with `RESUMABLE`."""
+    """A time slice ended before the run did, and progress was saved; the command line exits with `RESUMABLE`."""
 
 
 RESUMABLE = 75  # EX_TEMPFAIL: run the same command again to continue
 
 
 def suggest(found: str, valid: Iterable[str]) -> str:
-    """Return `" (did you mean 'x'?)"` for the valid name nearest to `found`, or nothing."""
+    """Return `" (did you mean 'x'?)"` for the valid name nearest to `found`, or an empty string."""
     near = difflib.get_close_matches(found, list(valid), n=1, cutoff=0.5)
     return f" (did you mean '{near[0]}'?)" if near else ""
 
@@ -55,7 +55,7 @@ def _line(item: Any, model: type[BaseModel]) -> str:
 
 
 def _plain(message: str) -> str:
-    """Name types as YAML does."""
+    """Replace Python's names of types in a message by YAML's."""
     message = re.sub(r"a valid dictionary( or instance of \w+)?", "a mapping", message)
     return message.replace("a valid tuple", "a list").removeprefix("Value error, ")
 

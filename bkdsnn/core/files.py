@@ -38,14 +38,14 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def sweep(folder: Path) -> None:
-    """Remove what `replacing` left below a folder when its process was killed. Nobody else may be writing there."""
+    """Remove temporary files that a killed process left in `folder`. No other process may be writing there."""
     for path in folder.rglob(".*"):
         if _TEMPORARY.fullmatch(path.name):
             path.unlink()
 
 
 def unwritable(path: Path, error: OSError) -> UserError:
-    """Say which file could not be written, why, and what to do."""
+    """Return the error that says which file could not be written, why, and what to do."""
     in_the_way = isinstance(error, FileExistsError)
     reason = f"{error.filename} is no folder" if in_the_way else error.strerror or error
     return UserError(f"cannot write {path}: {reason}; free space or fix the permissions, then rerun")
@@ -65,7 +65,7 @@ def write_json(path: Path, content: Any) -> None:
 def lock(path: Path) -> IO[str] | None:
     """Return a lock file, open and locked, or None if another process holds it; the lock dies with the process.
 
-    Raises `UserError` if there can be no such file.
+    Raises `UserError` if the file cannot be created.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -77,7 +77,7 @@ def lock(path: Path) -> IO[str] | None:
             held = False
     except OSError as error:
         raise unwritable(path, error) from error
-    if not held:  # or it was locked, but meanwhile removed, and perhaps made again by a third
+    if not held:  # or the locked file was meanwhile removed, and perhaps made anew
         stream.close()
     return stream if held else None
 

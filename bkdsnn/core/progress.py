@@ -1,4 +1,4 @@
-"""What a person sees while a run works: one line an epoch, and a line in between when epochs are long."""
+"""Logging of a run's progress: one line per epoch, and lines in between if epochs are long."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ log = logging.getLogger("bkdsnn")
 def configure(log_file: Path | None) -> None:
     """Log to standard error, and to `log_file` with times if one is given; `UserError` if that cannot be written."""
     log.setLevel(logging.INFO)
-    logging.raiseExceptions = False  # on a full disk the command says in one message what it could not write
+    logging.raiseExceptions = False  # on a full disk the command itself reports what it could not write
     console = logging.StreamHandler(sys.stderr)
     console.setFormatter(logging.Formatter("%(message)s"))
     log.addHandler(console)
@@ -33,7 +33,7 @@ def configure(log_file: Path | None) -> None:
 
 
 class Progress:
-    """Reports epochs and steps of one run with the time that is left."""
+    """Reports epochs and steps of one run with the estimated time left."""
 
     def __init__(self, run: str, epochs: int, steps: int, done: float) -> None:
         self.run, self.epochs, self.steps = run, epochs, steps
@@ -41,7 +41,7 @@ class Progress:
         self.last = self.began
 
     def step(self, epoch: int, step: int) -> None:
-        """Report a step if the last line is long ago."""
+        """Report a step if the last line is at least `EVERY` seconds old."""
         if time.monotonic() - self.last >= EVERY:
             left = self._left(epoch + step / self.steps)
             self._say(f"epoch {epoch + 1}/{self.epochs}, step {step}/{self.steps}, {left}")
@@ -55,7 +55,7 @@ class Progress:
         if done >= self.epochs:
             return "done"
         if done <= self.done_before:
-            return "time left unknown"  # went on from a checkpoint that only lacked the evaluation
+            return "time left unknown"  # resumed after the last step, only the evaluation was missing
         seconds = (time.monotonic() - self.began) / (done - self.done_before) * (self.epochs - done)
         return f"{duration(seconds)} left"
 

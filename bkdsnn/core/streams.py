@@ -32,9 +32,9 @@ def generator(seed: int, purpose: Purpose, *counters: int) -> torch.Generator:
 
 @contextmanager
 def seeded(seed: int, purpose: Purpose, *counters: int) -> Iterator[None]:
-    """Seed the global generators of Python, NumPy and torch (CPU) from that stream; give them back as they were.
+    """Seed the global generators of Python, NumPy and torch (CPU) from that stream; restore their states afterwards.
 
-    For libraries that draw from global generators and cannot be handed one.
+    For libraries that draw from the global generators and do not accept one as an argument.
     """
     import random
 

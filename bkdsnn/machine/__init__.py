@@ -1,1 +1,1 @@
-"""Where it is computed: devices, GPUs, processes."""
+"""The hardware that runs compute on: devices, GPU locks, processes."""

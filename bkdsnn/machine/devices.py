@@ -1,4 +1,4 @@
-"""Which device a run computes on."""
+"""Choosing the device that a run computes on, and moving tensors to and from it."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from torch import Tensor
 from bkdsnn.core.errors import UserError
 from bkdsnn.machine import gpus
 
-M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # names and values of glibc's malloc.h
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as in glibc's malloc.h
 
 
 def choose(name: str, threads: int, keep_memory: bool = True) -> torch.device:
     """Return the device: `auto` (a free GPU if there are any), `cpu`, `cuda` (a free one) or `cuda:<n>`.
 
-    A GPU that another process of ours computes on is waited for. Raises `UserError` if a GPU is asked for and absent:
-    nothing falls back in silence. `keep_memory` is about the CPU's, see `allocate`; TF32 is refused.
+    A GPU that another process of this project uses is waited for. Raises `UserError` if a GPU is asked for and absent;
+    there is no fall-back to the CPU. `keep_memory` concerns main memory, see `allocate`. TF32 is switched off.
     """
     torch.set_num_threads(threads)
     allocate(keep_memory)
@@ -33,14 +33,14 @@ def choose(name: str, threads: int, keep_memory: bool = True) -> torch.device:
     wanted = names if device.index is None else [names[device.index]]
     (taken,) = gpus.claim(wanted, 1, gpus.lock_folder())
     device = torch.device("cuda", names.index(taken))
-    torch.cuda.set_device(device)  # kernels that name no device use it too
+    torch.cuda.set_device(device)  # also for kernels that do not name a device
     return device
 
 
 def several(name: str, count: int) -> list[str]:
-    """Return the names of `count` free GPUs, which this process holds for those that it starts; none for the CPU.
+    """Return the names of `count` free GPUs, locked by this process for its child processes; none for the CPU.
 
-    Raises `UserError` if there are too few.
+    Raises `UserError` if the machine has fewer.
     """
     device, present = _named(name), torch.cuda.device_count()
     if device.type != "cuda":
@@ -65,15 +65,15 @@ def _named(name: str) -> torch.device:
 
 
 def refuse_tf32() -> None:
-    """Let GPUs compute in float32 what is float32; torch allows TF32 in convolutions: factors of ten bits (D-176)."""
+    """Make GPUs compute float32 in full; torch's default for convolutions, TF32, rounds factors to ten bits (D-176)."""
     torch.backends.cudnn.allow_tf32 = torch.backends.cuda.matmul.allow_tf32 = False
 
 
 def allocate(keep_memory: bool) -> None:
-    """Tell glibc to keep freed memory, or to return pieces of 1 MiB and more at once.
+    """Make glibc keep freed memory, or return freed blocks of 1 MiB and more to the system at once.
 
-    Asking the kernel for it again costs small networks a tenth of each step; keeping it leaves holes that may take as
-    much as what is in use.
+    Requesting memory from the system again costs small networks a tenth of each step. Keeping it fragments memory: the
+    unused gaps may take as much as the memory in use.
     """
     libc = ctypes.CDLL(None)
     if hasattr(libc, "mallopt"):
@@ -82,16 +82,16 @@ def allocate(keep_memory: bool) -> None:
 
 
 def sent(tensor: Tensor, device: torch.device) -> Tensor:
-    """Return a CPU tensor on the device; nobody waits for what a GPU still has to do.
+    """Return a CPU tensor on the device, copied without waiting for earlier work of a GPU.
 
-    A copy from memory that is not pinned would.
+    The tensor is pinned for that: a copy from pageable memory would wait.
     """
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 def fetched(tensor: Tensor) -> Callable[[], Tensor]:
-    """Begin to copy a tensor to the CPU; return a function that waits for the copy, and returns it."""
-    copy = tensor.to("cpu", non_blocking=True)  # from a GPU into pinned memory
+    """Start copying a tensor to the CPU; return a function that waits for the copy and returns it."""
+    copy = tensor.to("cpu", non_blocking=True)  # torch pins the target of a copy from a GPU
     if tensor.device.type != "cuda":
         return lambda: copy
     arrived = torch.cuda.Event()
@@ -105,7 +105,7 @@ def fetched(tensor: Tensor) -> Callable[[], Tensor]:
 
 
 def describe(device: torch.device) -> str:
-    """Name the device for people, with its threads if it is a CPU."""
+    """Return a readable name of the device; for a CPU with the number of threads."""
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
     return f"{platform.machine()} CPU, {torch.get_num_threads()} threads"

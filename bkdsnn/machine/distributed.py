@@ -1,8 +1,9 @@
-"""Several processes for one run: who this one is among them, what they tell each other, and how they are started.
+"""Data-parallel training of one run by several processes: their ranks, collective operations and start.
 
-Every process sees the same global batches, made from the same draws, and trains on its rows of them; gradients are
-averaged, so that all hold the same weights. Process 0 alone writes. The variables are those of torchrun (RANK,
-WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT), which can start them as well as `launch` does.
+Every process derives the same global batches from the same random draws and trains on its own rows of them. Gradients
+are averaged, so all processes hold the same weights. Only process 0 writes files. Rank and address are read from
+torchrun's environment variables (RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR, MASTER_PORT), so either torchrun or
+`launch` can start the processes.
 """
 
 from __future__ import annotations
@@ -21,18 +22,18 @@ from bkdsnn.core.errors import UserError
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-PATIENCE = datetime.timedelta(days=1)  # process 0 may wait so long for another writer of its run
+PATIENCE = datetime.timedelta(days=1)  # time-out; process 0 may have to wait for another writer of its run
 
 
 class Group:
-    """The processes of one run, numbered from 0. `Group()` is a process alone, which tells nobody anything."""
+    """The processes of one run, numbered from 0. `Group()` is a single process, which needs no communication."""
 
     def __init__(self, rank: int = 0, size: int = 1, control: ProcessGroup | None = None) -> None:
         self.rank, self.size, self._control = rank, size, control
 
     @property
     def main(self) -> bool:
-        """Whether this is the process that writes."""
+        """Whether this is process 0, the one that writes files."""
         return self.rank == 0
 
     def rows(self, batch: Tensor) -> Tensor:
@@ -40,7 +41,7 @@ class Group:
         return batch if self.size == 1 else batch.chunk(self.size)[self.rank]
 
     def gathered(self, rows: Tensor) -> Tensor:
-        """Return the rows of all processes, (B / size, ...) each, as a global batch (B, ...)."""
+        """Return the rows (B / size, ...) of all processes as one global batch (B, ...)."""
         if self.size == 1:
             return rows
         parts = [torch.empty_like(rows) for _ in range(self.size)]
@@ -56,15 +57,15 @@ class Group:
         return values if self.size == 1 else self.total(values) / self.size
 
     def largest(self, values: Tensor) -> Tensor:
-        """Return the largest over the processes, entry by entry."""
+        """Return the elementwise maximum over the processes."""
         return self._reduced(values, "MAX")
 
     def highest(self, number: float, device: torch.device) -> float:
-        """Return the largest of the processes' numbers."""
+        """Return the maximum over the processes of one number each."""
         return float(self.largest(torch.tensor(number, dtype=torch.float64, device=device)))
 
     def any(self, *flags: bool) -> list[bool]:
-        """Return for each flag whether some process raised it; no device is waited for."""
+        """Return for each flag whether any process has set it; this happens on the CPU and does not wait for a GPU."""
         if self.size == 1:
             return list(flags)
         raised = torch.tensor(flags, dtype=torch.uint8)
@@ -73,7 +74,7 @@ class Group:
 
     @contextlib.contextmanager
     def first_alone(self) -> Iterator[None]:
-        """Let process 0 through, and the others once it is done."""
+        """Run the block in process 0 first, and in the others once process 0 has left it."""
         if not self.main:
             self._wait()
         yield
@@ -85,15 +86,14 @@ class Group:
             torch.distributed.barrier(group=self._control)
 
     def same(self, tensors: Iterable[Tensor]) -> None:
-        """Give all processes the tensors of process 0, in place."""
+        """Overwrite the tensors of every process by those of process 0."""
         for tensor in tensors if self.size > 1 else ():
             torch.distributed.broadcast(tensor, 0)
 
     def wrapped(self, trained: nn.Module, device: torch.device) -> nn.Module:
-        """Return a module like `trained` whose backward pass averages gradients over the processes.
+        """Return `trained`, wrapped so that its backward pass averages gradients over the processes.
 
-        Buffers stay each process's own: only the running statistics of norms are kept in some, and training does not
-        read them.
+        Buffers are not synchronised: they only hold the running statistics of norms, which training does not read.
         """
         if self.size == 1:
             return trained
@@ -114,7 +114,7 @@ ALONE = Group()
 
 
 def join(processes: int, device: torch.device, environment: Mapping[str, str] = os.environ) -> Group:
-    """Meet the other processes of a run that asks for so many; `UserError` if others were started than it asks for."""
+    """Connect to the other `processes` of a run; `UserError` if a different number of them was started."""
     size = int(environment.get("WORLD_SIZE", "1"))
     if size != processes:
         raise UserError(

@@ -1,4 +1,7 @@
-"""GPUs of this machine, each for one process, or for `gpu_share` of them: it holds a lock until it ends, however."""
+"""Locks on the GPUs of this machine, so that each is used by one process, or by at most `gpu_share` of them.
+
+A process holds a lock on each of its GPUs; the lock ends with the process, even if that is killed.
+"""
 
 from __future__ import annotations
 
@@ -16,17 +19,17 @@ from bkdsnn.config.settings import gpu_share
 from bkdsnn.core import files
 from bkdsnn.core.progress import log
 
-POLL_SECONDS = 1.0  # on average, between two looks for a free GPU
-HELD = "BKDSNN_GPU_HELD"  # names the GPUs that the starting process holds for this one
+POLL_SECONDS = 1.0  # average time between two checks for a free GPU
+HELD = "BKDSNN_GPU_HELD"  # variable with the names of the GPUs that the parent process has locked for this one
 _HELD: dict[str, IO[str]] = {}  # locks by the name of their GPU, open for as long as this process lives
 
 
 def claim(wanted: Sequence[str], count: int, folder: Path) -> list[str]:
-    """Return `count` of the `wanted` GPUs that are free, waiting for them if need be; they stay this process's own.
+    """Lock `count` of the `wanted` GPUs until this process ends, waiting until enough are free; return their names.
 
-    Those that are its own already, or are held for it by the process that started it, come first. All others are taken
-    or none, so that two processes never wait for each other. `gpu_share` says how many processes a GPU is for. Raises
-    `UserError` if `folder`, where the locks lie, cannot be written.
+    GPUs that this process already holds, or that its parent process holds for it, are used first. The remaining ones
+    are locked all at once or not at all, so that two processes never wait for each other. `gpu_share` is the number of
+    processes that may share a GPU. Raises `UserError` if the `folder` of the locks cannot be written.
     """
     own = [name for name in wanted if name in held()][:count]
     missing, others, told = count - len(own), [name for name in wanted if name not in own], False
@@ -42,34 +45,34 @@ def claim(wanted: Sequence[str], count: int, folder: Path) -> list[str]:
 
 
 def held() -> list[str]:
-    """Return the GPUs of this process: those that it claimed, and those that are held for it."""
+    """Return the names of this process's GPUs: those that it locked, and those that its parent locked for it."""
     return [*_HELD, *filter(None, os.environ.get(HELD, "").split(","))]
 
 
 def held_files() -> list[int]:
-    """Return the descriptors of the locks that this process holds; who inherits one holds the GPU, too."""
+    """Return the file descriptors of this process's locks; a child process that inherits one also holds that GPU."""
     return [stream.fileno() for stream in _HELD.values()]
 
 
 def run(line: Sequence[str]) -> None:
-    """Run a command that computes on the GPUs of this process; a failure raises `CalledProcessError`."""
+    """Run a command that may use the GPUs of this process; raises `CalledProcessError` if it fails."""
     environment = os.environ | {HELD: ",".join(held())}
     subprocess.run(line, check=True, env=environment, pass_fds=held_files())
 
 
 def lock_folder(environment: Mapping[str, str] = os.environ) -> Path:
-    """Return where the locks of this user lie; a SLURM job has its own, for its devices are numbered anew."""
+    """Return the folder of this user's locks; each SLURM job has its own, because it numbers its devices from 0."""
     return Path(tempfile.gettempdir()) / f"bkdsnn-gpus-{os.getuid()}" / environment.get("SLURM_JOB_ID", "local")
 
 
 def visible(present: int, environment: Mapping[str, str] = os.environ) -> list[str]:
-    """Return what the `present` GPUs that this process sees are called by everyone on the machine."""
+    """Return the machine-wide names of the `present` GPUs that this process sees."""
     chosen = environment.get("CUDA_VISIBLE_DEVICES")
     return [str(index) for index in range(present)] if chosen is None else chosen.split(",")[:present]
 
 
 def _locked(wanted: Sequence[str], count: int, folder: Path) -> dict[str, IO[str]]:
-    """Lock up to `count` GPUs; of those that processes share the emptiest first."""
+    """Lock up to `count` GPUs; shared GPUs with the fewest processes come first."""
     locked: dict[str, IO[str]] = {}
     for place, name in itertools.product(range(gpu_share()), wanted):
         path = folder / f"{name.strip()}{f'-{place}' if place else ''}.lock"

@@ -16,7 +16,7 @@ from typing import IO
 from bkdsnn.core.errors import RESUMABLE
 from bkdsnn.machine.gpus import HELD, held_files
 
-GRACE = 10.0  # seconds that the others have to end by themselves once one process failed
+GRACE = 10.0  # seconds between the failure of one process and killing the others
 POLL_SECONDS = 0.1
 
 
@@ -31,10 +31,10 @@ def main() -> bool:
 
 
 def launch(arguments: Sequence[str], processes: int, gpus: Sequence[str] = ()) -> int:
-    """Run `python -m bkdsnn` with these arguments in so many processes; return the exit code of the run.
+    """Run `python -m bkdsnn` with these arguments in this many `processes`; return the exit code of the run.
 
-    Each has one of the `gpus`, if any are given. Signals are passed on. What process 0 says is shown; what another
-    says only if that one alone failed.
+    Each process gets one of the `gpus`, if any are given. Signals are passed on to all. The output of process 0 is
+    shown; that of another process only if it failed and process 0 reported no error of its own.
     """
     running: list[subprocess.Popen[bytes]] = []
     with contextlib.ExitStack() as stack:
@@ -56,7 +56,7 @@ def _start(
     gpus: Sequence[str],
     said: Sequence[IO[str]],
 ) -> None:
-    """Start the processes; they hold the GPUs' locks with this one, and on should it be killed."""
+    """Start the processes; they inherit the GPU locks, and so keep them if this process is killed."""
     shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     for rank in range(processes):
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
@@ -69,7 +69,7 @@ def _start(
 
 @contextlib.contextmanager
 def _passing_on(running: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
-    """Pass SIGTERM and Ctrl-C on to all processes, and end with none of them left."""
+    """Pass SIGTERM and Ctrl-C on to all processes; kill those that are still running when the block ends."""
 
     def tell(number: int, frame: object) -> None:
         for process in running:
@@ -86,7 +86,7 @@ def _passing_on(running: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
 
 
 def _ended(running: Sequence[subprocess.Popen[bytes]]) -> list[int]:
-    """Wait for all to end; once one has failed, the others are ended after a while."""
+    """Wait for all processes and return their exit codes; `GRACE` seconds after one failed the others are killed."""
     limit = None
     while any(process.poll() is None for process in running):
         failed = any(process.poll() not in (None, 0, RESUMABLE) for process in running)

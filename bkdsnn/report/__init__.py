@@ -1,1 +1,1 @@
-"""Tables and figures, as functions of what runs left."""
+"""Tables and figures, made from the results of runs."""

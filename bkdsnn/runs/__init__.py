@@ -1,1 +1,1 @@
-"""What one run leaves on disk, and who may write it."""
+"""The files of one run: reading, writing, checking and locking them."""

@@ -1,4 +1,4 @@
-"""The files that a run leaves, and whether they are those that it left. Free of torch; the workflow imports it."""
+"""The files that a run leaves, and checks that they are unchanged. Free of torch: the workflow imports this module."""
 
 from __future__ import annotations
 
@@ -19,19 +19,19 @@ ARTEFACTS = (*SEALED, "provenance.json", "metrics.json")  # the last is written 
 
 
 def seal(folder: Path) -> dict[str, str]:
-    """Return the SHA-256 of every sealed file of a run, for its metrics: a copy can then be checked."""
+    """Return the SHA-256 of every sealed file of a run; the metrics record them, so that a copy can be verified."""
     return {name: files.sha256(folder / name) for name in SEALED}
 
 
 def descent(parents: Iterable[Path]) -> dict[str, str]:
-    """Return the SHA-256 of the weights that a run is built on, by the run that left them in its folder."""
+    """Return the SHA-256 of the weights of each parent run, by the parent's name; `parents` are their folders."""
     return {folder.name: files.sha256(folder / "weights.safetensors") for folder in parents}
 
 
 def expect_parents(results: Path, parents: Mapping[str, str], folder: Path) -> None:
-    """Raise `UserError` if `results` has other weights of a parent than those that the run in `folder` was built on.
+    """Raise `UserError` if a parent's weights in `results` are not those that the run in `folder` was trained with.
 
-    Runs of older versions do not say what they were built on, or have no checksums: then there is nothing to compare.
+    `parents` has the recorded SHA-256 of each parent's weights. Runs of older versions recorded none and are accepted.
     """
     for name, built_on in parents.items():
         path = results / "runs" / name / "metrics.json"
@@ -44,9 +44,9 @@ def expect_parents(results: Path, parents: Mapping[str, str], folder: Path) -> N
 
 
 def expect_sealed(folder: Path, seals: Mapping[str, str], names: Iterable[str]) -> None:
-    """Raise `UserError` for the first file of these names that is not the one that was sealed.
+    """Raise `UserError` for the first of the named files whose content differs from its recorded SHA-256.
 
-    A file that is absent, or that was never sealed, is not checked.
+    A file that is absent, or for which `seals` has no checksum, is not checked.
     """
     for name in names:
         path = folder / name
@@ -58,7 +58,7 @@ def expect_sealed(folder: Path, seals: Mapping[str, str], names: Iterable[str]) 
 
 
 def expect_spec(folder: Path, spec: RunSpec) -> None:
-    """Raise `UserError` if `spec.json` or the header of the weights, where they are there, are of another run."""
+    """Raise `UserError` if `spec.json` or the header of the weights, where these files exist, name another run."""
     for path, digest in ((folder / "spec.json", _digest), (folder / "weights.safetensors", _stated)):
         if path.is_file() and (found := digest(path)) != spec.digest:
             raise UserError(
@@ -67,16 +67,16 @@ def expect_spec(folder: Path, spec: RunSpec) -> None:
 
 
 def data_records(spec: RunSpec) -> list[str]:
-    """Names of the records of a run's data below `results/<scale>/data/`, those of its frames too."""
+    """Names of the manifests of a run's data in `results/<scale>/data/`, including those of its frames."""
     clips = {one.network.timesteps for one in (spec, spec.teacher) if one} if spec.dataset.events else set()
     frames = [f"{spec.dataset.name}-t{timesteps}.json" for timesteps in sorted(clips)]
     return [f"{spec.dataset.name}.json", *frames]
 
 
 def expect_data(results: Path, spec: RunSpec, digest: str, folder: Path) -> None:
-    """Raise `UserError` if the run saw other data, by their digest, than `results` has.
+    """Raise `UserError` if the data in `results` differ from the data that the run was made with.
 
-    `digest` is that of the metrics in the run's `folder`. Without a manifest there is nothing to compare.
+    `digest` identifies the latter, as the metrics in the run's `folder` record it. A missing manifest is accepted.
     """
     path = results / "data" / f"{spec.dataset.name}.json"
     if not path.is_file():
@@ -91,7 +91,7 @@ def expect_data(results: Path, spec: RunSpec, digest: str, folder: Path) -> None
 
 
 def _digest(path: Path) -> str:
-    """The digest of the spec in a file."""
+    """The digest of the spec that a JSON file holds."""
     content = _json(path)
     try:
         return RunSpec.model_validate(content).digest
@@ -100,7 +100,7 @@ def _digest(path: Path) -> str:
 
 
 def _stated(path: Path) -> object:
-    """The digest of the spec in the header of a file of weights."""
+    """The digest of the spec that the header of a weights file states."""
     from safetensors import SafetensorError, safe_open
 
     try:

@@ -1,4 +1,4 @@
-"""Attempts at a run: where a checkpoint stands, and whether the attempt before got any further. Free of torch."""
+"""Attempts at a run: how far a checkpoint got, and whether the previous attempt made progress. Free of torch."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bkdsnn.runs.schema import Failure, Place
 
 
 def standing(checkpoint: Path) -> Place:
-    """Return the epoch and step of a checkpoint; None if there is none that can be read."""
+    """Return the epoch and step of a checkpoint, or None if it is missing or unreadable."""
     try:
         with safe_open(checkpoint, "np") as stream:
             position = json.loads(stream.metadata()["bkdsnn"])["position"]
@@ -25,9 +25,9 @@ def standing(checkpoint: Path) -> Place:
 
 
 def expect_progress(folder: RunFolder, attempt: int) -> None:
-    """Raise `UserError` if this is a retry and the attempt before ended where it had begun.
+    """Raise `UserError` if this is a retry and the previous attempt made no progress.
 
-    The run is then marked as failed, also if its process was killed and could not do so itself.
+    The run is then marked as failed, because an attempt that was killed could not do so itself.
     """
     stands, began = standing(folder.checkpoint), [one.origin for one in folder.attempts()[-1:]]
     if attempt == 1 or folder.finished or [stands] != (began or [None]):
@@ -45,9 +45,9 @@ def expect_progress(folder: RunFolder, attempt: int) -> None:
 
 
 def expect_ready(folder: RunFolder, options: str) -> None:
-    """Raise `UserError` with the command to give first, if data or runs that this one needs are not there.
+    """Raise `UserError` if data or runs that this run needs are missing; the message names the command that makes them.
 
-    `options` are those of the command that was given.
+    `options` of the user's own command are repeated in it.
     """
     spec, python = folder.spec, "`python -m bkdsnn"
     for record in data_records(spec):

@@ -28,14 +28,14 @@ FORMAT = 1
 
 
 class Damaged(UserError):
-    """A file that is truncated, or whose tensors are not those that were written."""
+    """A file is truncated, or its tensors do not match its checksum."""
 
 
 @dataclass
 class Position:
-    """Where training stands: `step` batches of `epoch` are done; `totals` are the loss sums of these batches.
+    """How far training got: `step` batches of `epoch` are done; `totals` are the sums of their losses.
 
-    `gradients` are those measured at the epoch's first step; None where there are none, or an older version saved.
+    `gradients` were measured in the epoch's first step; None if the run measures none, or in older checkpoints.
     """
 
     epoch: int = 0
@@ -47,11 +47,11 @@ class Position:
 
 
 def save(path: Path, spec: str, position: Position, parts: dict[str, nn.Module], optimizer: Any, scaler: Any) -> None:
-    """Write a checkpoint atomically and keep the one before; `spec` is the digest of the run spec."""
+    """Write a checkpoint atomically and keep the previous one; `spec` is the digest of the run spec."""
     tensors = {f"{name}/{key}": value for name, part in parts.items() for key, value in part.state_dict().items()}
     state = optimizer.state_dict()
     tensors |= {f"optimizer/{i}/{key}": value for i, entry in state["state"].items() for key, value in entry.items()}
-    # timm's LAMB counts its steps, on which its bias correction depends, in the groups
+    # timm's LAMB counts its steps in the parameter groups, and its bias correction depends on them.
     tensors |= {f"groups/{i}/step": group["step"] for i, group in enumerate(state["param_groups"]) if "step" in group}
     stands = vars(position) | {"history": [epoch.model_dump(exclude_none=True) for epoch in position.history]}
     header = {"format": FORMAT, "spec": spec, "position": stands, "scaler": scaler.state_dict()}
@@ -59,14 +59,14 @@ def save(path: Path, spec: str, position: Position, parts: dict[str, nn.Module],
 
 
 def before(path: Path) -> Path:
-    """Where the checkpoint before the last one lies."""
+    """Path of the previous checkpoint, which is kept beside the last one."""
     return path.with_name(f"previous{path.suffix}")
 
 
 def resume(path: Path, spec: str, parts: dict[str, nn.Module], optimizer: Any, scaler: Any) -> Position:
-    """Go on from a checkpoint, or where it is damaged from the one before; without any, begin.
+    """Restore the last checkpoint, or the previous one if the last is damaged; without either, start at the beginning.
 
-    A damaged file is moved aside and named. Raises `UserError` for a checkpoint of another spec.
+    A damaged file is renamed, and a warning says so. Raises `UserError` for a checkpoint of another spec.
     """
     for candidate in (path, before(path)):
         if candidate.exists():
@@ -88,7 +88,7 @@ def _move_aside(path: Path) -> Path:
 def load(path: Path, spec: str, parts: dict[str, nn.Module], optimizer: Any, scaler: Any) -> Position:
     """Restore everything in place and return the position. Raises `UserError` for another spec or a damaged file.
 
-    Only float16 on a GPU has a gradient scaler with a state. Where the checkpoint has none it begins with its defaults.
+    Only float16 training on a GPU has gradient scaler state; if the checkpoint has none, the scaler keeps its defaults.
     """
     tensors, header = read_tensors(path)
     if header.get("format") != FORMAT or header.get("spec") != spec:
@@ -107,7 +107,7 @@ def load(path: Path, spec: str, parts: dict[str, nn.Module], optimizer: Any, sca
 
 
 def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any], keep: Path | None = None) -> None:
-    """Write tensors and a JSON header, with a checksum, atomically; an old file is kept as `keep`."""
+    """Write tensors and a JSON header with a checksum, atomically; an existing file is first moved to `keep`."""
     plain = {key: value.detach().contiguous() for key, value in tensors.items()}
     header = {**header, "crc32": _crc32(plain)}
     with files.replacing(path) as temporary:
@@ -122,7 +122,7 @@ def write_tensors(path: Path, tensors: dict[str, Tensor], header: dict[str, Any]
 def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return tensors and header.
 
-    Raises `UserError` if the file is missing or of another program, and `Damaged` if it is not what was written.
+    Raises `UserError` if the file is missing or was not written by this project, and `Damaged` if it is corrupted.
     """
     if not path.is_file():
         raise UserError(f"{path}: no such file")
@@ -143,7 +143,7 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
 def load_run(network: nn.Module, spec: RunSpec, folder: Path) -> None:
     """Load the weights that a run left in its folder.
 
-    Raises `UserError` if the run is unfinished, and for weights that are damaged, of another spec, or do not fit.
+    Raises `UserError` if the run is unfinished, or its weights are damaged, of another spec, or do not fit `network`.
     """
     path = folder / "weights.safetensors"
     if not (folder / "metrics.json").is_file():
@@ -170,7 +170,7 @@ def load_weights(module: nn.Module, tensors: dict[str, Tensor], where: str) -> N
 
 
 def _crc32(tensors: dict[str, Tensor]) -> int:
-    """Checksum of all bytes, whatever the order of the tensors."""
+    """Checksum of the bytes of all tensors, independent of their order in the dictionary."""
     found = 0
     for key in sorted(tensors):
         found = zlib.crc32(
@@ -184,7 +184,7 @@ def _below(tensors: dict[str, Tensor], name: str) -> dict[str, Tensor]:
 
 
 def _by_index(tensors: dict[str, Tensor]) -> dict[int, dict[str, Tensor]]:
-    """Return the tensors `<i>/<key>` as dictionaries by number."""
+    """Group the tensors named `<i>/<key>` into one dictionary per number i."""
     found: dict[int, dict[str, Tensor]] = {}
     for name, value in tensors.items():
         index, key = name.split("/", 1)

@@ -1,7 +1,7 @@
-"""The ledger: every attempt at every run, whatever became of it. Free of torch.
+"""The ledger: a record of every attempt at every run, successful or not. Free of torch.
 
-results/<scale>/ledger/<run>.jsonl has a line when an attempt begins, saves and ends. Lines are only ever added, so the
-file outlives failures, kills, and the folder of the run.
+An attempt adds a line to results/<scale>/ledger/<run>.jsonl when it begins, saves and ends. Lines are never changed or
+removed, so the record survives failures, kills, and the deletion of the run's folder.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from bkdsnn.runs.schema import Attempt, Event, Place
 
 
 class AttemptWriter:
-    """Writes the lines of one attempt, each with all that is known by then; `memory` tells its peak memory in MiB."""
+    """Writes the lines of one attempt; each repeats all that is known so far. `memory` returns peak memory in MiB."""
 
     def __init__(self, path: Path, memory: Callable[[], float], spec: RunSpec, device: str, origin: Place) -> None:
-        """Write where and from where the attempt begins. Raises `UserError` if that cannot be written."""
+        """Write the device and the epoch and step that the attempt starts at. Raises `UserError` if that fails."""
         self._path, self._memory, self._began = path, memory, time.monotonic()
         self._known = Attempt(
             attempt=uuid.uuid4().hex[:8],
@@ -51,12 +51,12 @@ class AttemptWriter:
         self._add("began")
 
     def saved(self, epoch: int, step: int) -> None:
-        """Write that a checkpoint was saved; a ledger that cannot be written stops no training."""
+        """Write that a checkpoint was saved; if the ledger cannot be written, training goes on all the same."""
         with contextlib.suppress(UserError):
             self._add("saved", reached=(epoch, step))
 
     def end(self, event: Event, message: str = "") -> None:
-        """Write how the attempt ended, if that can be written."""
+        """Write how the attempt ended; if the ledger cannot be written, that is ignored."""
         with contextlib.suppress(UserError):
             self._add(event, message=message)
 
@@ -67,10 +67,10 @@ class AttemptWriter:
 
 
 def read(path: Path) -> list[Attempt]:
-    """Return the attempts of one run, first to last; none if there is no such file.
+    """Return the attempts of one run, first to last; an empty list if the file does not exist.
 
-    Half a line, which a kill left, is passed over; lines of older versions add to those before. Raises `UserError` for
-    lines that are of something else.
+    Lines of one attempt are merged, because older versions wrote only what had changed. An incomplete line, left by a
+    kill, is skipped. Raises `UserError` for records of anything but attempts.
     """
     merged: dict[str, dict[str, Any]] = {}
     for line in path.read_text().splitlines() if path.is_file() else ():
@@ -96,7 +96,7 @@ def under_way(lock: Path) -> bool:
 
 
 def _append(path: Path, line: str) -> None:
-    """Add a line in one write, behind a line of its own if a kill left half of one."""
+    """Append a line in one write, preceded by a line break if a kill left the last line incomplete."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with path.open("ab+") as stream:

@@ -1,4 +1,4 @@
-"""Runs as a person reads them: those of a table or figure with their state, and one with all its values."""
+"""Text about runs for people: the runs of a table or figure with their state, and all values of a single run."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bkdsnn.runs.run_folder import RunFolder
 
 
 class Listed(NamedTuple):
-    """A run of a cell, or an ancestor of one; `role` is `cell`, `teacher` or `source`."""
+    """A run of a cell (`role` is `cell`), or a run that it depends on (`teacher` or `source`)."""
 
     row: str
     column: str
@@ -29,10 +29,10 @@ class Listed(NamedTuple):
 
 
 def listed(plan: Plan | FigurePlan, runs: Path, row: str | None, column: str | None) -> list[Listed]:
-    """Return the runs of a plan, those of one row or column if it is given, each ancestor once and before its cell.
+    """Return the runs of a plan, optionally of one row or column only; an ancestor comes once, before its cell's runs.
 
-    Of a figure, a curve is a row and a panel a column. `runs` is the folder of the runs. Raises `UserError` for an
-    unknown row or column.
+    In a figure, curves are the rows and panels the columns. `runs` is the folder of the runs. Raises `UserError` for
+    an unknown row or column.
     """
     if isinstance(plan, Plan):
         cells = [(cell.row.key, cell.column.key, cell.runs) for cell in plan.cells]
@@ -53,7 +53,7 @@ def listed(plan: Plan | FigurePlan, runs: Path, row: str | None, column: str | N
 
 
 def _family(spec: RunSpec, role: str = "cell") -> Iterator[tuple[str, RunSpec]]:
-    """A run after its ancestors, each with what it is to the one that needs it."""
+    """Yield a run's ancestors and then the run itself, each with its role."""
     for key in ("teacher", "source"):
         if isinstance(parent := getattr(spec, key), RunSpec):
             yield from _family(parent, key)
@@ -61,14 +61,14 @@ def _family(spec: RunSpec, role: str = "cell") -> Iterator[tuple[str, RunSpec]]:
 
 
 def in_words(runs: Iterable[Listed]) -> Iterator[tuple[object, ...]]:
-    """Return the lines of a list of runs: row, column, seed, state, name; ancestors are said to be such."""
+    """Return a line of fields per run: row (for an ancestor with its role), column, seed, state, name."""
     for one in runs:
         row = one.row if one.role == "cell" else f"{one.row} ({one.role})"
         yield row, one.column, f"seed {one.seed}", one.state, one.name
 
 
 def columns(rows: Iterable[Iterable[object]]) -> str:
-    """Return lines of text whose columns are aligned."""
+    """Return the rows as lines of text with aligned columns."""
     cells = [[str(value) for value in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cells)]
     lines = ("  ".join(cell.ljust(width) for cell, width in zip(row, widths)).rstrip() for row in cells)
@@ -76,7 +76,7 @@ def columns(rows: Iterable[Iterable[object]]) -> str:
 
 
 def shown(found: Resolved, folder: RunFolder, why: bool) -> str:
-    """Return all values of a run as indented text; with `why` each with the file that it came from."""
+    """Return all values of a run as indented text; `why` adds to each value the file that states it."""
     others = len(found.asked_by) - 1
     head = [
         ("run", found.spec.name),
@@ -90,7 +90,7 @@ def shown(found: Resolved, folder: RunFolder, why: bool) -> str:
 
 
 def _values(found: Resolved) -> Iterator[tuple[str, str]]:
-    """Every value as a line, with its place."""
+    """Yield every value as a line of text, with the file and entry that state it."""
     spec, chosen, places = found.spec, merged(found.parts["run"]), origins(found.parts["run"])
     models: dict[str, Strict] = {"dataset": spec.dataset, "network": spec.network, "loss": spec.loss}
     for part, model in (models | {term.method: term for term in spec.distill}).items():
@@ -109,7 +109,7 @@ def _values(found: Resolved) -> Iterator[tuple[str, str]]:
 def _fields(
     fields: Mapping[str, Any], places: Mapping[str, str], whole: str | None = None
 ) -> Iterator[tuple[str, str]]:
-    """The fields of a part. What no layer states is a default, or where there are none, of the place of the `whole`."""
+    """Yield the lines of one part's fields; a field without a place is a default, or if none has one, from `whole`."""
     for key, value in fields.items():
         yield from _lines(key, value, 1, places.get(key, "(default)" if places else whole or ""))
 

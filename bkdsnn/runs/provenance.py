@@ -15,7 +15,7 @@ import bkdsnn
 from bkdsnn.runs.schema import Attempt, Epoch, Provenance, Start
 
 SOURCES = Path(bkdsnn.__file__).resolve().parents[1]
-OURS = ["bkdsnn/__init__.py", "pyproject.toml"]  # what lies at the top of this project's repository, in git's order
+OURS = ["bkdsnn/__init__.py", "pyproject.toml"]  # files that identify this project's repository, in git's order
 
 
 def provenance(
@@ -46,7 +46,7 @@ def provenance(
 
 
 def packages() -> dict[str, str]:
-    """Return the versions of all installed packages by name; of two with one name the one that Python imports."""
+    """Return the versions of all installed packages; if one is installed twice, the version that Python imports."""
     found: dict[str, str] = {}
     for about in (distribution.metadata for distribution in importlib.metadata.distributions()):
         found.setdefault(about["Name"], about["Version"])
@@ -54,22 +54,22 @@ def packages() -> dict[str, str]:
 
 
 def cpu(info: Path) -> dict[str, str]:
-    """Return what Linux tells of the first processor in /proc/cpuinfo, by its own names; elsewhere nothing."""
+    """Return the fields of the first processor in Linux's /proc/cpuinfo; an empty mapping on other systems."""
     first = info.read_text().partition("\n\n")[0] if info.is_file() else ""
     pairs = (line.partition(":") for line in first.splitlines())
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
 def driver(version: Path) -> str | None:
-    """Return the version of NVIDIA's kernel module; None where it is not loaded."""
+    """Return the version of NVIDIA's kernel module, or None if it is not loaded."""
     return version.read_text().strip() if version.is_file() else None
 
 
 def commit(folder: Path = SOURCES) -> str | None:
-    """Return the commit of the source, with `+` if it was changed since; None if git does not know it as this project.
+    """Return the commit of the source, with `+` if it was changed since, or None if this is no clone of the project.
 
-    The `folder` must be the top of a repository that tracks our files: the project unpacked or installed inside another
-    repository has no commit.
+    `folder` must be the top of a repository that tracks this project's files, so that a copy that is unpacked or
+    installed inside another repository does not report that repository's commit.
     """
     try:
         if _git(folder, "ls-files", "--full-name", "--error-unmatch", *OURS).splitlines() != OURS:
@@ -80,7 +80,7 @@ def commit(folder: Path = SOURCES) -> str | None:
 
 
 def _git(folder: Path, *arguments: str) -> str:
-    """Run git on the repository around a folder, whatever repository the environment speaks of, as in a hook."""
+    """Run git on the repository around a folder; git's own variables, which its hooks set, are ignored."""
     environment = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     command = ["git", "-C", str(folder), *arguments]
     return subprocess.run(command, capture_output=True, text=True, check=True, env=environment).stdout.strip()

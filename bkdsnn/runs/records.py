@@ -1,4 +1,4 @@
-"""What a run left behind, read with distrust: a file that does not belong to its run is an error, never a number."""
+"""Reading the results of a run; every file is checked, and one that belongs to another run is an error."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from bkdsnn.runs import schema
 from bkdsnn.runs.artefacts import expect_data, expect_parents, expect_sealed, expect_spec
 from bkdsnn.runs.schema import AGAIN, Epoch, Metrics, Provenance
 
-LARGEST = 1 << 26  # bytes of an array of predictions
+LARGEST = 1 << 26  # most bytes that an array of predictions may have
 _UNREADABLE = (OSError, EOFError, ValueError, KeyError, MemoryError, RuntimeError, zipfile.BadZipFile, zlib.error)
 
 
@@ -30,9 +30,9 @@ class Finished:
     metrics: Metrics
 
     def correct(self) -> NDArray[np.bool_] | None:
-        """Return whether each test sample was classified correctly, bool (N,), or None if that was not kept.
+        """Return whether each test sample was classified correctly, bool (N,), or None if there are no predictions.
 
-        A file that cannot be read, or does not fit the metrics, raises `UserError`.
+        Raises `UserError` for a file that is unreadable or contradicts the metrics.
         """
         path = self.folder / "predictions.npz"
         if not path.is_file():
@@ -47,7 +47,7 @@ class Finished:
         return correct
 
     def predicted(self) -> NDArray[np.int16]:
-        """Return the predicted class of each test sample, int16 (N,); `UserError` if they cannot be of this run."""
+        """Return the predicted class of each test sample, int16 (N,); `UserError` if they do not fit this run."""
         path = self.folder / "predictions.npz"
         predicted = _array(path, "predicted")
         if predicted.shape != (self.metrics.test_images,) or predicted.dtype != np.int16:
@@ -61,7 +61,7 @@ class Finished:
         return predicted
 
     def history(self) -> list[Epoch]:
-        """Return the epochs that were planned, first to last; `UserError` for a history of anything else."""
+        """Return one record per planned epoch, first to last; `UserError` for a history that does not fit the spec."""
         path, planned = self.folder / "history.jsonl", self.spec.recipe.total_epochs if self.spec.recipe else 0
         epochs = schema.read_lines(Epoch, path)
         if (numbers := [epoch.epoch for epoch in epochs]) != list(range(1, planned + 1)):
@@ -73,7 +73,7 @@ class Finished:
         return epochs
 
     def provenance(self) -> Provenance:
-        """Return what the run was made with; `UserError` if that cannot be read, or is of other data."""
+        """Return code, environment and machine of the run; `UserError` if unreadable, or if it names other data."""
         path, expected = self.folder / "provenance.json", self.metrics.dataset.digest
         provenance = schema.read(Provenance, path)
         if (found := provenance.data_digest) != expected:
@@ -83,13 +83,13 @@ class Finished:
 
 
 def finished(spec: RunSpec, results: Path) -> Finished | None:
-    """Return the result of a run, or None if it has none; files of another run raise `UserError`."""
+    """Return the result of a run, or None if it is unfinished; files of another run raise `UserError`."""
     folder = results / "runs" / spec.name
     return read_run(spec, folder) if (folder / "metrics.json").is_file() else None
 
 
 def expect_finished(spec: RunSpec, results: Path) -> Finished:
-    """Return the result of a run. Raises `UserError`, with the command that makes it, if it has none."""
+    """Return the result of a run. If it is unfinished, raises `UserError` with the command that makes it."""
     run = finished(spec, results)
     if run is None:
         raise UserError(f"run {spec.name} is not finished; make it with `python -m bkdsnn train {spec.name}`")
@@ -97,10 +97,9 @@ def expect_finished(spec: RunSpec, results: Path) -> Finished:
 
 
 def read_run(spec: RunSpec, folder: Path) -> Finished:
-    """Read a run from any folder; what does not belong to it raises `UserError`.
+    """Read a run from any folder, also a copy from another machine; a file of another run raises `UserError`.
 
-    All files must fit spec and metrics, so that a folder may be a copy from elsewhere. Only the content of the weights
-    is not read, for they are large: their header is.
+    All files must agree with spec and metrics. Of the weights only the header is read, because they are large.
     """
     path = folder / "metrics.json"
     metrics = schema.read(Metrics, path)
@@ -115,7 +114,7 @@ def read_run(spec: RunSpec, folder: Path) -> Finished:
 
 
 def expect_here(run: Finished, results: Path) -> None:
-    """Raise `UserError` if a run saw other data, or is built on other weights, than `results` has."""
+    """Raise `UserError` if a run was made with other data, or other parent weights, than those in `results`."""
     expect_data(results, run.spec, run.metrics.dataset.digest, run.folder)
     expect_parents(results, run.metrics.parents, run.folder)
 
@@ -126,7 +125,7 @@ def failed(spec: RunSpec, results: Path) -> bool:
 
 
 def _array(path: Path, name: str) -> NDArray[Any]:
-    """Read one array; before that its size, for a few bytes can unpack to more than the memory holds."""
+    """Read one array after checking its size, because a small file can unpack to more than the memory holds."""
     try:
         with path.open("rb") as file, zipfile.ZipFile(file) as packed, packed.open(f"{name}.npy") as stream:
             if packed.getinfo(f"{name}.npy").file_size > LARGEST:

@@ -23,14 +23,14 @@ from bkdsnn.runs.schema import Attempt, Epoch, Event, Failure, Place
 if TYPE_CHECKING:
     from bkdsnn.runs.slices import Slice
 
-POLL_SECONDS = 0.5  # between two looks whether another writer is gone
+POLL_SECONDS = 0.5  # between two checks whether another writer has finished
 
 
 class RunFolder:
     """Paths and artefacts of one run.
 
-    `metrics.json` is written last and alone marks success. `checkpoints/` is not declared to the workflow, so it
-    survives a failed attempt; it is removed on success.
+    `metrics.json` is written last, so its existence marks success. `checkpoints/` is no declared output of the
+    workflow: Snakemake, which deletes the outputs of a failed job, leaves it for the next attempt. Success removes it.
     """
 
     def __init__(self, runs: Path, spec: RunSpec) -> None:
@@ -45,12 +45,12 @@ class RunFolder:
 
     @property
     def finished(self) -> bool:
-        """Whether the run ended well."""
+        """Whether the run ended successfully."""
         return (self.path / "metrics.json").is_file()
 
     @property
     def state(self) -> str:
-        """In words: `finished`, `failed` at the last attempt, `partial` (it has a checkpoint), or `to do`."""
+        """`finished`, `failed` (in the last attempt), `partial` (there is a checkpoint), or `to do`."""
         signs = {"finished": "metrics.json", "failed": "failure.json", "partial": "checkpoints/last.safetensors"}
         return next((state for state, name in signs.items() if (self.path / name).is_file()), "to do")
 
@@ -60,9 +60,10 @@ class RunFolder:
 
     @contextlib.contextmanager
     def locked(self, part: Slice) -> Iterator[None]:
-        """Wait for another writer, keep others out, and clear up after a killed one. The lock dies with the process.
+        """Lock this folder for writing, waiting for another writer; then remove temporary files of a killed one.
 
-        Raises `Interrupted` when the slice ends first, and `UserError` where nothing can be written.
+        The lock ends with the process. Raises `Interrupted` if the time slice ends while waiting, and `UserError` if
+        nothing can be written here.
         """
         with self._claim(part) as stream:
             _sign(stream, self.lock)
@@ -82,15 +83,15 @@ class RunFolder:
         return stream
 
     def begin(self, device: str, origin: Place, memory: Callable[[], float]) -> None:
-        """Enter an attempt that begins where the checkpoint stands, and write `spec.json`.
+        """Record in the ledger that an attempt begins at `origin`, and write `spec.json`.
 
-        `memory` tells its peak memory in MiB.
+        `memory` returns the peak memory in MiB.
         """
         self.attempt = AttemptWriter(self.ledger, memory, self.spec, device, origin)
         files.write_json(self.path / "spec.json", json.loads(self.spec.canonical()))
 
     def saved(self, epoch: int, step: int) -> None:
-        """Enter that the attempt saved a checkpoint."""
+        """Record in the ledger that the attempt saved a checkpoint."""
         if self.attempt:
             self.attempt.saved(epoch, step)
 
@@ -101,7 +102,7 @@ class RunFolder:
         return every[finished[-1] + 1 :] if finished else every
 
     def write_history(self, epochs: list[Epoch]) -> None:
-        """Begin `history.jsonl` with the epochs that a checkpoint remembers."""
+        """Write `history.jsonl` anew with these epochs, such as those in a checkpoint."""
         files.write_text(self.path / "history.jsonl", "".join(map(_line, epochs)))
 
     def append_history(self, epoch: Epoch) -> None:
@@ -114,12 +115,12 @@ class RunFolder:
             raise files.unwritable(path, error) from error
 
     def failed(self, message: str) -> None:
-        """Leave `failure.json`: tables then show the cell as failed. Raises `UserError` if it cannot be written."""
+        """Write `failure.json`, by which tables show the cell as failed. Raises `UserError` if that is impossible."""
         schema.write(self.failure, Failure(run=self.spec.name, message=message))
 
     @contextlib.contextmanager
     def recorded(self) -> Iterator[None]:
-        """Enter how the attempt ends, and mark the run as failed if an error ends it."""
+        """Record in the ledger how the attempt inside the block ends; an error also marks the run as failed."""
         self.failure.unlink(missing_ok=True)
         try:
             yield
@@ -139,7 +140,7 @@ class RunFolder:
             self.attempt.end(event, message)
 
     def clear_checkpoints(self) -> None:
-        """Remove what only an unfinished run needs."""
+        """Remove the checkpoints, which only an unfinished run needs."""
         shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
 
 
@@ -148,16 +149,16 @@ def _line(epoch: Epoch) -> str:
 
 
 def _sign(stream: IO[str], lock: Path) -> None:
-    """Write into the lock who holds it."""
+    """Write into the lock file which process holds it."""
     try:
         stream.truncate(0)
-        os.write(stream.fileno(), f"{socket.gethostname()} pid {os.getpid()}".encode())  # closing must not fail again
+        os.write(stream.fileno(), f"{socket.gethostname()} pid {os.getpid()}".encode())  # unbuffered: close cannot fail
     except OSError as error:
         raise files.unwritable(lock, error) from error
 
 
 def _signature(lock: Path) -> str:
-    """Who holds the lock."""
+    """The process that holds the lock, as `_sign` wrote it."""
     with contextlib.suppress(OSError):
         return lock.read_text() or "unknown"
     return "unknown"

@@ -1,4 +1,4 @@
-"""When a training writes its checkpoints."""
+"""When to write checkpoints during training."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from typing import Any
 from bkdsnn.runs import checkpoint
 from bkdsnn.runs.run_folder import RunFolder
 
-SAVE_SECONDS = 60.0  # least time between two checkpoints ...
-SAVE_SHARE = 50.0  # ... and least multiple of what the last one cost: saving takes at most 2 % of the time
+SAVE_SECONDS = 60.0  # least time between two checkpoints
+SAVE_SHARE = 50.0  # and at least so many times as long as the last save took: saving takes at most 2 % of the time
 
 
 class Saver:
-    """Writes checkpoints, often enough to lose little and seldom enough to cost little.
+    """Writes checkpoints: often enough that a kill loses little work, seldom enough that saving costs little time.
 
-    `state` is what `checkpoint.save` takes. Of the processes that train a run together one `writes`.
+    `state` holds the arguments of `checkpoint.save`. `writes` is true for one of the processes that train a run.
     """
 
     def __init__(self, folder: RunFolder, state: tuple[Any, Any, Any], writes: bool) -> None:

@@ -1,7 +1,7 @@
-"""What a run leaves, as the models that both write and read it. Free of torch.
+"""The JSON files of a run as pydantic models, which both write and read them. Free of torch.
 
-Values are checked on both sides: a number that is not finite, or out of its range, is never written and never read.
-Fields that came later have defaults, so that runs of older versions can still be read.
+Values are checked when written and when read: all numbers must be finite and within their range. Fields that were added
+later have defaults, so that runs of older versions can still be read.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from bkdsnn.core.errors import UserError, explain
 
 AGAIN = "remove that folder and make the run again"
 Event = Literal["began", "saved", "finished", "interrupted", "failed"]
-Place = tuple[int, int] | None  # epoch, and steps of it that are done; None: the beginning
+Place = tuple[int, int] | None  # epoch, and number of its steps that are done; None: the beginning
 Percent = Annotated[float, Field(ge=0, le=100)]
 Amount = Annotated[float, Field(ge=0)]
 M = TypeVar("M", bound=BaseModel)
@@ -30,7 +30,7 @@ class Record(BaseModel):
 
 
 class Top1(Record):
-    """Top-1 accuracies in per cent; `best` is what the best test epoch would have claimed (D-148)."""
+    """Top-1 accuracies in per cent: after the `last` epoch, and of the epoch with the `best` test accuracy (D-148)."""
 
     last: Percent
     best: Percent
@@ -38,14 +38,14 @@ class Top1(Record):
 
     @classmethod
     def of(cls, last: float, history: Sequence[Epoch]) -> Top1:
-        """Return them for a history and the accuracy after it; of equally good epochs the first counts."""
+        """Return both for a final accuracy and a history; of equally good epochs the first counts as the best."""
         ends = [*((epoch.top1, epoch.epoch) for epoch in history), (last, len(history))]
         best, best_epoch = max(ends, key=lambda end: end[0])
         return cls(last=last, best=best, best_epoch=best_epoch)
 
 
 class Data(Record):
-    """The data that a run saw; `digest` identifies their content."""
+    """The dataset that a run used; `digest` identifies its content."""
 
     name: str
     label: str
@@ -53,10 +53,10 @@ class Data(Record):
 
 
 class Metrics(Record):
-    """`metrics.json`: what tables read. `seconds` are those of all epochs with their evaluations.
+    """`metrics.json`, which tables read. `seconds` is the time of all epochs including their evaluations.
 
-    `files` has the SHA-256 of the run's other files, `parents` that of the weights of each run that this one is built
-    on; runs of older versions have neither.
+    `files` has the SHA-256 of the run's other files, `parents` that of the weights of each parent run; runs of older
+    versions have neither.
     """
 
     run: str
@@ -97,7 +97,7 @@ class Epoch(Record):
 
 
 class Start(Record):
-    """Where and from where an attempt at a run began."""
+    """The beginning of an attempt at a run: when, on which device, and from which epoch and step."""
 
     started: str
     host: str
@@ -106,7 +106,7 @@ class Start(Record):
 
 
 class Attempt(Record):
-    """What is known of one attempt; `event` is the last that it wrote, seconds and peak memory (MiB) are as of then."""
+    """All that is known of one attempt; `event` is its latest, seconds and peak memory (MiB) are up to that event."""
 
     attempt: str
     event: Event
@@ -127,19 +127,20 @@ class Attempt(Record):
 
 
 class Import(Record):
-    """When a run came from another machine, and out of which folder or archive."""
+    """When a run was imported from another machine, and from which folder or archive."""
 
     when: str
     origin: str = Field(alias="from")
 
 
 class Provenance(Record):
-    """`provenance.json`: what was run, on what, with what: enough to judge a result whose folder was copied elsewhere.
+    """`provenance.json`: code, environment and machine, enough to judge a result whose folder was copied elsewhere.
 
     `commit` is that of this project's repository, with `+` if the source was changed since; None outside of it.
-    `packages` are all that are installed, by name. `cuda` and `cudnn` are those that torch is made for, `driver` is
-    the machine's; None where there are none. `neurons` names what computed the spiking neurons
-    (`models.neurons.implementations`): gradients of each round in their own way. Fields of newer versions are kept.
+    `packages` has the versions of all installed packages. `cuda` and `cudnn` are the versions that torch is built for,
+    `driver` is the machine's; None without a GPU. `neurons` names the implementations that computed the spiking neurons
+    (`models.neurons.implementations`), because their gradients differ in rounding. Unknown fields, written by newer
+    versions, are kept.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -173,17 +174,17 @@ class Failure(Record):
 
 
 def read(model: type[M], path: Path) -> M:
-    """Read a JSON file. Raises `UserError` if it cannot be read, or is something else."""
+    """Read a JSON file. Raises `UserError` if it cannot be read, or does not fit the model."""
     return parse(model, _text(path), str(path))
 
 
 def read_lines(model: type[M], path: Path) -> list[M]:
-    """Read a file with a JSON record a line. Raises `UserError`, which names the line, for something else."""
+    """Read a file with one JSON record per line. Raises `UserError` that names the first line that does not fit."""
     return [parse(model, line, f"{path}, line {number}") for number, line in enumerate(_text(path).splitlines(), 1)]
 
 
 def parse(model: type[M], content: str, where: str) -> M:
-    """Return a record from its JSON. Raises `UserError` for anything else, such as a number that is given as text."""
+    """Return a record from its JSON. Raises `UserError` if it does not fit, such as for a number written as text."""
     try:
         return model.model_validate_json(content, strict=True)
     except ValidationError as error:
@@ -191,7 +192,7 @@ def parse(model: type[M], content: str, where: str) -> M:
 
 
 def write(path: Path, record: Record) -> None:
-    """Write a record as indented JSON, atomically; fields that were never set are left out."""
+    """Write a record as indented JSON, atomically, without the fields that were never set."""
     files.write_json(path, record.model_dump(mode="json", by_alias=True, exclude_unset=True))
 
 

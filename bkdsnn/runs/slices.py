@@ -7,14 +7,14 @@ import time
 from pathlib import Path
 from types import FrameType
 
-LOOK_SECONDS = 1.0  # between two looks for a STOP file
+LOOK_SECONDS = 1.0  # between two checks for a STOP file
 MARGIN = 60.0  # seconds kept free at the end of a slice for saving, a tenth of the slice at most
 
 
 class Slice:
-    """Ends on a deadline, on SIGTERM or Ctrl-C, or when a file named STOP appears in the run's folder.
+    """The time that one attempt may train: it ends after `minutes`, on SIGTERM or Ctrl-C, or when a file STOP appears.
 
-    Signals are caught inside the `with` block only.
+    The file is looked for in the run's `folder`. Signals are caught only inside the `with` block.
     """
 
     def __init__(self, minutes: float | None, folder: Path) -> None:
@@ -34,7 +34,7 @@ class Slice:
 
     @property
     def over(self) -> bool:
-        """Whether training should save and leave."""
+        """Whether the time slice has ended, so that training should save and stop."""
         now = time.monotonic()
         if now - self.looked >= LOOK_SECONDS:
             self.looked = now

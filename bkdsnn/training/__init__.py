@@ -1,1 +1,1 @@
-"""One run from its spec to its files."""
+"""Carrying out one run: from its spec to the files that it leaves."""

@@ -1,4 +1,4 @@
-"""What a training is about to do, in words: the first lines of its log."""
+"""The first lines of a training log: a summary of what is about to be trained, and how."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def _loss(loss: TaskLoss | Term) -> str:
 
 
 def _told(loss: TaskLoss | Term) -> set[str]:
-    """The weight, and what differs from the defaults."""
+    """Names of the options to report: the weight, and every option that differs from its default."""
     options = {key: value.default for key, value in type(loss).model_fields.items() if key != "method"}
     return {key for key, value in options.items() if key == "weight" or getattr(loss, key) != value}
 

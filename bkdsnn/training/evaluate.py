@@ -28,9 +28,9 @@ class Evaluation(NamedTuple):
 def evaluate(network: nn.Module, loader: Loader, group: Group = ALONE) -> Evaluation:
     """Classify the test set by the time-averaged logits; several processes share its batches."""
     network.eval()
-    group.same(network.buffers())  # running statistics, which each process has of its own rows
+    group.same(network.buffers())  # each process has gathered running statistics from its own rows only
     device = next(network.parameters()).device
-    found = torch.full((2, loader.test_size), -1, device=device)  # class and label; -1: another process looks at it
+    found = torch.full((2, loader.test_size), -1, device=device)  # class and label; -1: classified by another process
     for step, (images, labels) in zip(loader.test_steps[group.rank :: group.size], loader.test(group.rank, group.size)):
         rows = loader.test_rows(step)
         found[0, rows], found[1, rows] = network(images).logits.mean(0).argmax(1), labels

@@ -1,4 +1,4 @@
-"""One run from spec to artefacts: train it, or evaluate the weights that it begins with."""
+"""Carry out one run, from its spec to its artefacts: train it, or only evaluate the weights that it starts from."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from bkdsnn.training.evaluate import Evaluation, evaluate
 from bkdsnn.training.sources import load_source
 from bkdsnn.training.train import train
 
-EVALUATION_BATCH = 250  # images at a time where no recipe says
+EVALUATION_BATCH = 250  # images per batch for a run without a recipe
 
 
 def execute(
@@ -41,16 +41,17 @@ def execute(
     group: Group = ALONE,
     recompute: bool = False,
 ) -> None:
-    """Carry out a run below `results` (one scale's folder); a finished run is left as it is.
+    """Carry out a run in `results` (the folder of its scale); a finished run is left as it is.
 
-    All processes of a `group` call this; the first of them writes. Raises `UserError` for bad input and `Interrupted`
-    when the slice of `minutes` ends first. With `recompute` training takes less memory and more time.
+    Every process of a `group` calls this function; only the first of them writes files. Raises `UserError` for bad
+    input, and `Interrupted` when the time slice of `minutes` ends before the run does. `recompute` trades time for
+    memory: the backward pass recomputes activations instead of storing them.
     """
     folder, part = RunFolder(results / "runs", spec), Slice(minutes, results / "runs" / spec.name)
     with contextlib.ExitStack() as stack:
         if group.main and not folder.finished:
             stack.enter_context(folder.locked(part))
-        (unfinished,) = group.any(group.main and not folder.finished)  # who was waited for may have ended it
+        (unfinished,) = group.any(group.main and not folder.finished)  # another writer may have just finished it
         if unfinished and group.main:
             stack.enter_context(folder.recorded())
         if unfinished:
@@ -58,7 +59,7 @@ def execute(
             return
     if group.main:
         log.info("%s: already finished", spec.name)
-        folder.clear_checkpoints()  # a kill may have come between the results and this
+        folder.clear_checkpoints()  # a kill after writing the results may have left some
 
 
 def _carry_out(
@@ -93,7 +94,7 @@ def _carry_out(
 
 
 def open_loader(spec: RunSpec, results: Path, device: torch.device, group: Group = ALONE) -> Loader:
-    """Open the data through the manifest that the data rule made."""
+    """Open the run's dataset through its manifest, which the workflow's data rule has written."""
     recipe = spec.recipe
     return open_data(
         spec.dataset,
@@ -117,7 +118,7 @@ def write_artefacts(
     loader: Loader,
     device: str,
 ) -> None:
-    """Write everything that a run leaves; `metrics.json` last, for it alone marks success."""
+    """Write all artefacts of a finished run. `metrics.json` comes last, because its existence marks success."""
     spec, path = folder.spec, folder.path
     folder.write_history(history)
     checkpoint.write_tensors(path / "weights.safetensors", network.state_dict(), {"spec": spec.digest})

@@ -1,4 +1,4 @@
-"""Finished runs of another machine, verified one by one before they enter the results of this one."""
+"""Import finished runs from another machine: each is verified before it is copied into the results."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ from bkdsnn.runs.schema import Import, Provenance, Top1
 from bkdsnn.runs.slices import Slice
 
 ACCEPTED = "a run folder, a folder of runs, or an archive (.tar, .tar.gz, .zip) of either"
-MOST = dict.fromkeys(ARTEFACTS, 1 << 26) | {"weights.safetensors": 1 << 32}  # bytes of one file of an archive
+MOST = dict.fromkeys(ARTEFACTS, 1 << 26) | {"weights.safetensors": 1 << 32}  # largest accepted size of each file, bytes
 
 
 def import_runs(source: Path, scale: str, results: Path) -> None:
-    """Bring finished runs of `source` (see `ACCEPTED`) into `results`, the folder of a scale.
+    """Copy the finished runs of `source` (see `ACCEPTED`) into `results`, the folder of a scale.
 
-    What is here already is left alone. A refused run is told and stops no other. Raises `UserError` in the end if any
-    was refused, or at once if there is none at all.
+    Runs that are already finished here are skipped. A run that fails verification is logged, and the others are still
+    imported. Raises `UserError` at once if `source` holds no finished run, and at the end if any run was refused.
     """
     with _opened(source, results.parent) as folder:
         found = _found(folder)
@@ -45,7 +45,7 @@ def import_runs(source: Path, scale: str, results: Path) -> None:
 
 @contextlib.contextmanager
 def _opened(source: Path, beside: Path) -> Iterator[Path]:
-    """Give `source` as a folder; of an archive only artefacts are unpacked, `beside` the results, and removed again."""
+    """Yield `source` as a folder; an archive's artefacts are unpacked into a temporary folder in `beside`."""
     if source.is_dir():
         yield source
         return
@@ -57,19 +57,19 @@ def _opened(source: Path, beside: Path) -> Iterator[Path]:
 
 
 def _found(folder: Path) -> dict[str, Path]:
-    """Folders of finished runs by name; of two with one name the first counts."""
+    """Folders of finished runs by run name; if several have the same name, the first in path order is used."""
     return {path.parent.name: path.parent for path in sorted(folder.resolve().rglob("metrics.json"), reverse=True)}
 
 
 class _Import:
-    """One call: the runs that were found, and what became of each."""
+    """One import: the runs that were found, and for each whether it was imported or refused."""
 
     def __init__(self, found: dict[str, Path], origin: str, scale: str, results: Path) -> None:
         self.found, self.origin, self.scale = found, origin, scale
         self.results = results
         self.specs = _planned(found, scale)
-        self.done: dict[str, bool] = {}  # whether a run is here now
-        self.absent: set[Path] = set()  # records of data that were not there to compare with
+        self.done: dict[str, bool] = {}  # by run name: whether it is now finished here
+        self.absent: set[Path] = set()  # missing manifests, so that the run's data could not be compared
 
     def all(self) -> int:
         """Import every run, ancestors first, and return how many were refused."""
@@ -81,7 +81,7 @@ class _Import:
         return [self.done[name] for name in self.found].count(False)
 
     def _settle(self, name: str) -> bool:
-        """Import a run after those that it builds on; return whether it is here now."""
+        """Import a run, its parents first; return whether it is now finished here."""
         if name not in self.done:
             try:
                 self._import(name)
@@ -111,7 +111,7 @@ class _Import:
         log.info("%s: imported", name)
 
     def _expect_parent(self, parent: RunSpec) -> None:
-        """Make sure that a run that another builds on is here, and older than what is built on it."""
+        """Import a parent before its child, so that its files are older and Snakemake sees the child as up to date."""
         here = RunFolder(self.results / "runs", parent).finished
         if not here and not (parent.name in self.found and self._settle(parent.name)):
             raise UserError(
@@ -121,7 +121,7 @@ class _Import:
 
 
 def verify(spec: RunSpec, folder: Path, results: Path) -> None:
-    """Raise `UserError` for the first file of a run that does not belong to it, to the others, or to the data here."""
+    """Raise `UserError` for the first file that contradicts the spec, the run's other files, or the data here."""
     for name in ARTEFACTS:
         if not (folder / name).is_file():
             raise UserError(f"{folder / name}: no such file; expected all of {', '.join(ARTEFACTS)}")
@@ -140,8 +140,8 @@ def verify(spec: RunSpec, folder: Path, results: Path) -> None:
 
 
 def _take(source: Path, target: RunFolder, origin: str) -> None:
-    """Copy the artefacts of a verified run, the metrics last; their times are those of the import."""
-    with target.locked(Slice(0.0, target.path)):  # which does not wait
+    """Copy the artefacts of a verified run, metrics last; the files are dated by the import."""
+    with target.locked(Slice(0.0, target.path)):  # a time slice of 0 minutes: refuse instead of waiting
         for name in SEALED:
             _copy(source / name, target.path / name)
         provenance = schema.read(Provenance, source / "provenance.json")
@@ -159,7 +159,7 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def _planned(names: dict[str, Path], scale: str) -> dict[str, RunSpec]:
-    """The runs of a scale by name, at the seeds that occur in `names`, with all neurons, and on the data of `names`."""
+    """All runs of a scale by name, for every neuron preset and for the seeds and datasets that occur in `names`."""
     seeds = sorted({int(match["seed"]) for name in names if (match := RUN_NAME.match(name))})
     planned: dict[str, RunSpec] = {}
     for preset in get_args(plans.Preset):

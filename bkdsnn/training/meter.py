@@ -26,32 +26,33 @@ LOWER = "lower the learning rate or the weight of that loss in config/"
 class Meter:
     """Sums the losses of an epoch by name; a loss that is not finite ends the run.
 
-    No step waits for the device: the losses of `GUARD` steps are sent together, and read when the next are sent.
+    The losses of `GUARD` steps are copied from the device together and read when the next copy starts, so that no step
+    has to wait for the device.
     """
 
     def __init__(self, folder: RunFolder, at: Position, group: Group = ALONE) -> None:
         self.folder, self.at, self.group = folder, at, group
         self.names: tuple[str, ...] = ()
-        self.read = at.step  # steps whose losses are in the totals
+        self.read = at.step  # steps whose losses have been copied or summed
         self.pending: list[Tensor] = []
         self.sent: Callable[[], Tensor] | None = None
         self.began = time.monotonic() - at.epoch_seconds
 
     def add(self, losses: dict[str, Tensor]) -> None:
-        """Take in the 0-dim losses of one step, which `at.step` counts already."""
+        """Add the losses (0-dim) of one step; `at.step` must already count this step."""
         self.names = tuple(losses)
         self.pending.append(torch.stack([loss.detach() for loss in losses.values()]))
         if len(self.pending) >= GUARD:
             self._pass_on()
 
     def settle(self) -> None:
-        """Wait for all losses and add them to the totals. Raises `UserError` at the first that is not finite."""
+        """Wait for all losses and add them to the totals. Raises `UserError` for the first one that is not finite."""
         self._pass_on()
         self._pass_on()
         self.at.epoch_seconds = time.monotonic() - self.began
 
     def _pass_on(self) -> None:
-        """Send the means over all processes of what is pending, and add what was sent before to the totals."""
+        """Start copying the pending losses, averaged over all processes; add the previous copy to the totals."""
         arriving, self.sent = self.sent, fetched(self.group.mean(torch.stack(self.pending))) if self.pending else None
         self.pending = []
         for losses in arriving().tolist() if arriving else []:
@@ -64,7 +65,7 @@ class Meter:
     def record(self, top1: float, recipe: Recipe, device: torch.device) -> Epoch:
         """Return the history record of the finished epoch, after its evaluation.
 
-        Raises `UserError` if gradients that were measured in it are not finite.
+        Raises `UserError` if the gradients measured in this epoch are not finite.
         """
         trained, seconds = self.at.epoch_seconds, time.monotonic() - self.began
         gradients = self.at.gradients

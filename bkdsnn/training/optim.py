@@ -13,13 +13,14 @@ from bkdsnn.config import Recipe
 
 
 def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
-    """Return the recipe's optimiser; student, restoration block and adapters share its groups (D-036).
+    """Return the recipe's optimiser; student, restoration block and adapters share its parameter groups (D-036).
 
-    Without `decay_vectors` there are two groups, the second of which is not decayed: parameters of at most one
-    dimension, as in timm's recipes. LAMB is timm's, its trust ratio at most 1, as in Meta-SpikeFormer's code.
+    Without `decay_vectors` there are two groups: parameters of at most one dimension (biases, norms) go into the second
+    and get no weight decay, as in timm's recipes. LAMB is timm's, its trust ratio at most 1, as in Meta-SpikeFormer's
+    code. The others are torch's.
 
-    The others are torch's, fused where parameters lie on a GPU: there the step itself finds out whether a gradient
-    overflowed, and nobody waits for it. On a CPU a fused step rounds otherwise, and torch's default stays.
+    On a GPU they are fused: the step kernel itself checks for overflowed gradients, so that the CPU need not wait for
+    the GPU. On a CPU a fused step rounds differently, so torch's default is kept.
     """
     everything = list(parameters)
     fused = True if everything[0].is_cuda else None
@@ -36,9 +37,10 @@ def make_optimizer(recipe: Recipe, parameters: Iterable[nn.Parameter]) -> torch.
 
 
 def sgd(groups: Any, momentum: float, fused: bool | None, common: dict[str, Any]) -> torch.optim.SGD:
-    """Return SGD; a fused one begins with a momentum of 0, which is what torch computes as well.
+    """Return SGD; for fused SGD the momentum buffers are created here, as zeros, which changes no result.
 
-    Torch makes it at the first step, but a fused step that is left out, for a gradient overflowed, leaves it unset.
+    Torch would create them in the first step, but leaves them uninitialised if that step is skipped because a gradient
+    overflowed.
     """
     optimizer = torch.optim.SGD(groups, momentum=momentum, fused=fused, **common)
     if momentum and fused:
@@ -55,10 +57,10 @@ def _groups(everything: Sequence[nn.Parameter]) -> list[dict[str, Any]]:
 
 
 def learning_rate(recipe: Recipe, epoch: int) -> float:
-    """Return the learning rate of an epoch (from 0), constant within it; that of timm's CosineLRScheduler.
+    """Return the learning rate of an epoch (counted from 0), constant within it, as timm's CosineLRScheduler has it.
 
-    Linear from `warmup_lr` during warm-up; then the cosine that began at epoch 0 (not where warm-up ended), from `lr`
-    to `min_lr` at epoch `epochs`; from there on `min_lr`.
+    During warm-up it rises linearly from `warmup_lr`. Then it follows the cosine from `lr` at epoch 0 (not at the end
+    of warm-up) to `min_lr` at epoch `epochs`, and stays at `min_lr`.
     """
     if epoch < recipe.warmup_epochs:
         return recipe.warmup_lr + epoch * (recipe.lr - recipe.warmup_lr) / recipe.warmup_epochs

@@ -1,4 +1,4 @@
-"""The weights that a run begins with: another run's, or published ones."""
+"""The weights that a run starts from: those of another run, or published ones."""
 
 from __future__ import annotations
 
@@ -18,15 +18,16 @@ from bkdsnn.runs.run_folder import RunFolder
 def load_source(network: Network, spec: RunSpec, folder: RunFolder, resources: Path) -> None:
     """Give `network` the weights of the run's source.
 
-    A published network that is fine-tuned for another number of classes keeps its own last layer, and says so. Raises
-    `UserError` for a missing or damaged file, another checksum, and tensors that do not fit.
+    If a published network is fine-tuned for a different number of classes, the last layer keeps its random
+    initialisation, which is logged. Raises `UserError` for a missing or damaged file, a wrong checksum, and tensors
+    that do not fit.
     """
     if isinstance(spec.source, RunSpec):
         checkpoint.load_run(network, spec.source, folder.of(spec.source).path)
     elif spec.source is not None:
         path = stored(resources / "weights", spec.source)
         tensors = _published(path, spec.source)
-        # files older than this counter, which nothing here reads, lack it
+        # Old files lack torch's batch counter. Nothing here reads it, so the network's own values stand in.
         counters = {key: value for key, value in network.state_dict().items() if key.endswith("num_batches_tracked")}
         own = _own_head(network, tensors) if spec.recipe else {}
         checkpoint.load_weights(network, counters | tensors | own, str(path))
@@ -40,7 +41,7 @@ def _published(path: Path, source: Pretrained) -> dict[str, Tensor]:
 
 
 def _own_head(network: Network, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Return the last layer of `network` if the published one has another number of classes."""
+    """Return the tensors of the last layer of `network` if the published one has a different number of classes."""
     head = {key: value for key, value in network.state_dict().items() if key.startswith(f"{network.last_layer}.")}
     if all(key in tensors and tensors[key].shape == value.shape for key, value in head.items()):
         return {}

@@ -1,4 +1,4 @@
-"""One step of training: what the training loop, calibration, benchmarks and table 1 do with a batch."""
+"""One training step on one batch, shared by the training loop, calibration, benchmarks and the test of table 1."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 
 
 class Step:
-    """One optimisation step of a run: student and criterion learn from a batch, and from the teacher if there is one.
+    """One optimisation step: update student and criterion on a batch, with the teacher's outputs if there is a teacher.
 
-    The three are handed in on the device that trains them, the teacher trained or new: it is frozen here and put into
-    evaluation mode (D-144). The precision of the recipe holds on a GPU; a CPU computes in float32 (D-133). Each process
-    of a `group` takes its rows of the same global batch.
+    All three must already be on the training device. The teacher is frozen here and put into evaluation mode (D-144).
+    The recipe's precision applies on a GPU; a CPU always computes in float32 (D-133). Each process of a `group` trains
+    on its own rows of the same global batch.
     """
 
     def __init__(
@@ -56,14 +56,14 @@ class Step:
 
     @property
     def state(self) -> tuple[dict[str, nn.Module], torch.optim.Optimizer, torch.amp.GradScaler]:
-        """What a checkpoint keeps, in the order in which `checkpoint.save` and `checkpoint.resume` take it."""
+        """The state to checkpoint, in the argument order of `checkpoint.save` and `checkpoint.resume`."""
         return {"student": self.student, "criterion": self.criterion}, self.optimizer, self.scaler
 
     def __call__(self, batch: Batch, at: Position) -> dict[str, Tensor]:
         """Train on the global batch of step `at.step` of epoch `at.epoch`; return the losses of this process's rows.
 
-        The images are overwritten where the recipe mixes them. `at` stays as it is, but for `at.gradients`, which the
-        first step of an epoch measures in a run with the term `bkd` (see `Correction`).
+        If the recipe mixes images (mixup, cutmix), `batch.images` is overwritten. Of `at` only `at.gradients` changes:
+        in a run with the term `bkd` the first step of each epoch measures it (see `Correction`).
         """
         rows = Batch(*map(self.group.rows, self.mixing(batch, at.epoch, at.step)))
         with self.correction.watching(at):
@@ -76,7 +76,7 @@ class Step:
         return losses
 
     def losses(self, batch: Batch, at: Position) -> dict[str, Tensor]:
-        """Return the weighted losses by name, 0-dim, of a batch that is mixed already; their sum is minimised."""
+        """Return the weighted losses (0-dim) by name for an already mixed batch; their sum is minimised."""
         with self.half:
             target = imitated(self.teacher, batch.shown, self.criterion.teacher_taps)
             blur = streams.generator(self.seed, "blur", at.epoch, at.step)
@@ -85,22 +85,23 @@ class Step:
 
 
 class Trained(nn.Module):
-    """Student and criterion as one module: what is trained, and what several processes average gradients of."""
+    """Student and criterion as one module, so that several processes can average the gradients of both."""
 
     def __init__(self, student: Network, criterion: Criterion) -> None:
         super().__init__()
         self.student, self.criterion = student, criterion
 
     def forward(self, images: Tensor, target: Outputs | None, labels: Tensor, blur: torch.Generator) -> Any:
-        """Return the losses by name, 0-dim, of images (B C H W), or frames (B T C H W)."""
+        """Return the losses (0-dim) by name for images (B C H W) or frames (B T C H W)."""
         return self.criterion(self.student(images, self.criterion.taps), target, labels, blur)
 
 
 @torch.inference_mode()
 def imitated(teacher: Network | None, shown: Tensor, taps: tuple[str, ...]) -> Outputs | None:
-    """Return the teacher's outputs for its view (B C H W, or frames B T C H W) of the batch, without gradient.
+    """Return the teacher's outputs, without gradient, for the teacher input `shown` (B C H W, or frames B T C H W).
 
-    They are inference tensors, which autograd refuses to keep: what a loss makes of them (`time_mean`) is not.
+    They are inference tensors, which autograd cannot save for backward; a loss first has to derive an ordinary tensor
+    from them (`time_mean` does).
     """
     return teacher(shown, taps) if teacher else None
 
@@ -108,9 +109,9 @@ def imitated(teacher: Network | None, shown: Tensor, taps: tuple[str, ...]) -> O
 def build(
     spec: RunSpec, teacher: Network | None, device: torch.device, recompute: bool = False
 ) -> tuple[Network, Criterion]:
-    """Make the student and its criterion; at one seed every method begins with the same student.
+    """Build the student and its criterion; for the same seed every method starts from the same student weights.
 
-    With `recompute` the student takes less memory and more time, see `models.recomputation`.
+    `recompute` trades time for memory in the student's backward pass, see `models.recomputation`.
     """
     size = spec.dataset.image_size
     teacher_shapes = models.feature_shapes(teacher, size) if teacher else None

@@ -38,12 +38,13 @@ def train(
     group: Group = ALONE,
     recompute: bool = False,
 ) -> tuple[Network, Evaluation, list[Epoch]]:
-    """Train to the end, or save and raise `Interrupted` when the slice ends.
+    """Train to the end, or save a checkpoint and raise `Interrupted` when the time slice `part` ends.
 
-    Training begins with the weights of the run's source, if it has one; published ones lie in the folder `resources`.
-    Returns the student, its evaluation after the last epoch, and the history (one record an epoch). Raises `UserError`
-    for a checkpoint of another run, a loss that is not finite, and less data than one batch. The processes of a `group`
-    return the same; the first of them writes. `recompute` saves memory, see `models.recomputation`.
+    Training resumes from the run's checkpoint. Without one it starts from the weights of the run's source, if it has
+    one (published weights are in the folder `resources`), else from random weights. Returns the student, its evaluation
+    after the last epoch, and the history (one record per epoch). Raises `UserError` for a checkpoint of another run, a
+    loss that is not finite, and less data than one batch. All processes of a `group` return the same values; only the
+    first of them writes files. `recompute` trades time for memory, see `models.recomputation`.
     """
     if not loader.steps:
         raise UserError(f"'batch_size' is {recipe.batch_size}, more than the {loader.train_size} training samples")
@@ -54,7 +55,7 @@ def train(
     step = Step(spec, recipe, student, criterion, teacher, group)
     for line in announcement(spec, recipe, student, loader, folder) if group.main else ():
         log.info("%s: %s", spec.name, line)
-    with group.first_alone():  # which may have to move a damaged checkpoint aside
+    with group.first_alone():  # it may have to move a damaged checkpoint aside
         at = checkpoint.resume(folder.checkpoint, spec.digest, *step.state)
     if group.main:
         folder.write_history(at.history)
@@ -86,12 +87,12 @@ def train(
         progress.epoch(record.epoch, record.losses, record.top1)
         at = Position(epoch=at.epoch + 1, history=[*at.history, record])
 
-    saver.save(at)  # should writing the results fail, the next attempt only evaluates
+    saver.save(at)  # if writing the results fails, the next attempt need not train again
     return step.student, evaluation or evaluate(step.student, loader, group), at.history
 
 
 def load_teacher(spec: RunSpec, folder: RunFolder, device: torch.device) -> Network | None:
-    """Return the finished teacher in evaluation mode, its parameters frozen; None for a run without one."""
+    """Return the trained teacher in evaluation mode with frozen parameters, or None for a run without a teacher."""
     if spec.teacher is None:
         return None
     return finished_network(spec.teacher, folder.of(spec.teacher).path, device)

@@ -1,4 +1,4 @@
-# What is measured on finished runs. Nothing here trains.
+# Measurements on finished runs; nothing is trained here. This rule measures firing rates and operations.
 rule activity:
     input:
         f"results/{SCALE.name}/runs/{{run}}/metrics.json",
@@ -24,7 +24,7 @@ rule activity:
         "python -m bkdsnn activity {wildcards.run} --scale {params.scale} --threads {threads} --log {log}"
 
 
-# Maps of all networks of one figure, on the same images.
+# Grad-CAM maps of all networks of one figure, on the same images.
 rule gradcam:
     input:
         networks_of_figure,
@@ -53,7 +53,7 @@ rule gradcam:
         "{params.seeds} --threads {threads} --log {log}"
 
 
-# Histograms of features of the networks of one figure.
+# Histograms of the features before the last layer, for the networks of one figure.
 use rule gradcam as features with:
     output:
         f"results/{SCALE.name}/analyses/{{figure}}.json",

@@ -5,8 +5,8 @@ rule dataset:
         f"results/{SCALE.name}/logs/dataset/{{dataset}}.log",
     benchmark:
         f"results/{SCALE.name}/benchmarks/dataset/{{dataset}}.tsv"
-    priority: 100  # missing data is told before anything is trained
-    retries: 0  # what is wrong with data stays wrong
+    priority: 100  # report missing data before anything is trained
+    retries: 0  # a mistake in the data does not go away by itself
     conda:
         "../../environment.yml"
     params:
@@ -15,7 +15,7 @@ rule dataset:
         "python -m bkdsnn data {wildcards.dataset} --scale {params.scale} --log {log}"
 
 
-# Recordings of events, integrated to frames; the arrays lie beside the record.
+# Event-camera recordings, integrated to T frames each; the arrays are stored beside the manifest.
 rule frames:
     input:
         f"results/{SCALE.name}/data/{{dataset}}.json",

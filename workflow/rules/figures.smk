@@ -24,7 +24,7 @@ rule figure:
         "--log {log}"
 
 
-# One target per figure, named as the figure.
+# One target per figure, named after the figure: `snakemake fig4`.
 for one in FIGURES:
 
     rule:

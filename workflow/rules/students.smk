@@ -1,11 +1,11 @@
-# Spiking networks that are trained, and the ANNs whose weights are converted.
+# Training of spiking networks, and of the ANNs that are converted to spiking networks.
 use rule teacher as student with:
     wildcard_constraints:
         run=run_names("student"),
     priority: 0
 
 
-# Runs that only evaluate the weights that they begin with: conversions and published teachers.
+# Runs that evaluate given weights without training: conversions and published teachers.
 use rule teacher as evaluation with:
     wildcard_constraints:
         run=run_names("evaluation"),

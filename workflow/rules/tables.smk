@@ -47,7 +47,7 @@ use rule table as layers with:
         energy=f"--mac-pj {SETTINGS.energy.mac_pj} --ac-pj {SETTINGS.energy.ac_pj}",
 
 
-# Table 1, the notation: it needs no run.
+# Table 1, the notation, which needs no run.
 rule notation:
     output:
         f"results/{SCALE.name}/tables/table1.csv",
@@ -71,7 +71,7 @@ rule table1:
     localrule: True
 
 
-# Every attempt so far. It has no outputs that could be up to date, so it is always made anew.
+# All attempts at runs so far. The rule declares no outputs, so that Snakemake always runs it.
 rule ledger:
     log:
         f"results/{SCALE.name}/logs/tables/ledger.log",
@@ -84,7 +84,7 @@ rule ledger:
         "python -m bkdsnn ledger --scale {params.scale} --log {log}"
 
 
-# One target per table, named as the table.
+# One target per table, named after the table: `snakemake table2c`.
 for one in PLANS:
 
     rule:

@@ -1,5 +1,5 @@
-# ANN teachers. The shell line of every run is constant: a run is named by its spec, and its folder keeps undeclared
-# checkpoints, so that a failed or interrupted job goes on where it stopped.
+# Training of teachers. The shell command is the same for all runs, because a run's name determines its settings.
+# Checkpoints are undeclared files in the run's folder, so that a failed or interrupted job continues from them.
 rule teacher:
     input:
         run_inputs,
@@ -11,7 +11,7 @@ rule teacher:
         f"results/{SCALE.name}/benchmarks/runs/{{run}}.tsv"
     wildcard_constraints:
         run=run_names("teacher"),
-    priority: 10  # students wait for them
+    priority: 10  # before students, which need them
     conda:
         "../../environment.yml"
     threads: threads_of

@@ -1,4 +1,4 @@
-"""The measured table: everything that a renderer may print, and nothing that it would have to compute."""
+"""The measured table: all values that a renderer prints, already computed."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ Setting = float | str | bool | None
 
 @dataclass(frozen=True)
 class MeasuredCell:
-    """One cell. Numbers are in the unit of its metric; None stands for "there is no such number".
+    """One cell. Numbers are in the unit of its metric; None means that there is no such number.
 
-    `mean` and `std` (sample standard deviation, ddof = 1, None for one seed) are over the networks after the last
-    epoch of `seeds`, the seeds that have a result; `runs` names all planned runs. `delta` is the mean of the paired
-    per-seed differences to the cell of `baseline`, the key of a row, in the same column, over the seeds that both have.
+    `seeds` are the seeds with a result; `runs` names all planned runs. `mean` and `std` (sample standard deviation,
+    ddof = 1, None for one seed) are over the networks of `seeds` after the last epoch. `baseline` is the key of a row;
+    `delta` is the mean, over the seeds that both cells have, of the per-seed differences to its cell in this column.
     """
 
     group: str
-    row: str  # key; several rows may have one method, and one label
+    row: str  # key of the row; rows may share a method or a label
     method: str
     label: str
-    settings: tuple[Setting, ...]  # of the runs, in the order of the table's; None: the row has no such term
+    settings: tuple[Setting, ...]  # in the order of the table's settings; None: the row has no such term
     column: str
     metric: MetricName
     timesteps: int
@@ -34,51 +34,52 @@ class MeasuredCell:
     std: float | None
     seeds: tuple[int, ...]
     planned: int
-    best_epoch_mean: float | None  # what reporting the best test epoch would have claimed
+    best_epoch_mean: float | None  # mean of the best test accuracies over all epochs (D-148)
     baseline: str | None
     delta: float | None
-    mcnemar_p: float | None  # of `delta`; None also where predictions are missing
+    mcnemar_p: float | None  # significance of `delta`; None also if predictions are missing
     paper: float | None
     paper_delta: float | None
     origin: Origin | None  # of `paper`: printed, quoted by the paper from elsewhere, inferred from a difference
-    competes: bool  # for bold: an SNN that teaches no other of the table
+    competes: bool  # may be set in bold: an SNN that is not a teacher in this table
     parameters: int | None
     runs: tuple[str, ...]
     bold: bool = False
-    relative: bool = False  # differences: in per cent of the baseline
-    decimals: int = 2  # of `mean` and `std` in print
+    relative: bool = False  # differences are in per cent of the baseline
+    decimals: int = 2  # printed decimals of `mean` and `std`
 
 
 @dataclass(frozen=True)
 class ColumnModel:
     """One architecture on one dataset; `parameters` is the measured count of the column's student network.
 
-    `teacher` is the network of the teachers where it is another, `teacher_parameters` its measured count.
+    `teacher` names the teachers' network if it differs from the column's; `teacher_parameters` is its measured count.
     """
 
     key: str
     heading: tuple[str, ...]
     architecture: str
-    dataset: str  # label of the data in use
-    stands_in_for: str | None  # the paper's dataset, where the data in use is another
+    dataset: str  # label of the dataset in use
+    stands_in_for: str | None  # label of the paper's dataset, if another one is in use
     parameters: int | None
     paper_parameters_m: float | None  # millions; None: not printed
     teacher: str | None
     teacher_parameters: int | None
-    printed: bool  # whether the paper has any value in it
+    printed: bool  # whether the paper has any value in this column
 
     @property
     def name(self) -> str:
-        """The heading on one line."""
+        """The heading's levels on one line."""
         return " ".join(self.heading)
 
 
 @dataclass(frozen=True)
 class TableModel:
-    """A table at a scale; `bold` says whether it marks the best.
+    """A table at a scale; `bold` says whether the best value of each column is set in bold.
 
-    `number` is empty for a table of the user's own. `command` makes it. `comparable` says whether data, networks and
-    recipes are the paper's own. `settings` are the options that each row shows, `<term>.<option>` by heading.
+    `number` is empty for a table of the user's own. `command` is the shell command that makes the table. `comparable`
+    says whether data, networks and recipes are the paper's. `settings` maps headings to the options that rows show,
+    `<term>.<option>`.
     """
 
     name: str
@@ -96,7 +97,7 @@ class TableModel:
     columns: tuple[ColumnModel, ...]
     cells: tuple[MeasuredCell, ...]
     footnotes: tuple[str, ...]
-    base: str = ""  # number of the paper's table that has all rows but those `added`; a table of the user's own
+    base: str = ""  # number of the paper's table that a table of the user's own extends by the rows `added`
     added: tuple[str, ...] = ()
 
     def rows(self) -> list[tuple[MeasuredCell, ...]]:

@@ -10,7 +10,7 @@ from bkdsnn.report.tables.cells import ColumnModel, MeasuredCell, TableModel
 
 
 def render(model: TableModel) -> str:
-    """Return the table in long format with a header line; a missing number is an empty field."""
+    """Return the table in long format (one line per cell) with a header line; a missing number is an empty field."""
     columns = {column.key: column for column in model.columns}
     records = [_record(model, columns[cell.column], cell) for cell in model.cells]
     text = io.StringIO()
@@ -56,7 +56,7 @@ def _record(model: TableModel, column: ColumnModel, cell: MeasuredCell) -> dict[
 
 
 def _setting(place: str) -> str:
-    """The field of an option: `setting_ld_tau` for ld.tau."""
+    """The CSV column of an option: `setting_ld_tau` for ld.tau."""
     return "setting_" + place.replace(".", "_").replace("-", "_")
 
 

@@ -16,8 +16,8 @@ RENDERERS = {"csv": csv.render, "tex": latex.render, "md": markdown.render}
 def emit(plan: Plan, results: Path, folder: Path, constants: Constants) -> dict[str, Path]:
     """Write `<folder>/<table>.csv`, `.tex` and `.md` from the runs in `results`; return the paths by suffix.
 
-    Nothing is written if a result is unusable (`UserError`), and no file is ever seen half written; a file that
-    cannot be written raises `UserError`.
+    An unusable result, or a file that cannot be written, raises `UserError`. In the first case nothing is written.
+    Each file is written atomically.
     """
     model = measure(plan, results, constants)
     texts = {folder / f"{model.name}.{suffix}": render(model) for suffix, render in RENDERERS.items()}

@@ -1,8 +1,8 @@
 r"""LaTeX: a complete float with booktabs rules, ready to paste.
 
-Two printed columns, ours and the paper's, stand under each column of the table in which the paper has numbers, one
-under the others; differences to the baseline take a line of their own below the row, as in the paper. A table wider
-than the line is scaled down to it, one of many columns stands on its side.
+A column of the table is printed as two columns, ours and the paper's, or as one if the paper has no numbers in it.
+Differences to the baseline are on a line of their own below the row, as in the paper. A table that is wider than the
+line is scaled down; one with many columns is rotated.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from bkdsnn.report.tables import wording
 from bkdsnn.report.tables.cells import ColumnModel, MeasuredCell, TableModel
 
 NEEDS = r"\usepackage{booktabs} \usepackage{graphicx}"
-# Printed columns that fit one column of a two-column page, and that fit the page; more of them lie on their side.
+# The most printed columns that fit into one column of a two-column page, and into its full width; wider: rotated.
 NARROW, WIDE = 4, 8
 SPECIAL = str.maketrans(
     {char: f"\\{char}" for char in "{}$&#%_"}
@@ -24,7 +24,7 @@ SPECIAL = str.maketrans(
     | {"τ": r"$\tau$", "λ": r"$\lambda$"}
     | {wording.NO_VALUE: "--", "†": r"$^{\dagger}$", "‡": r"$^{\ddagger}$"}
 )
-# The paper's notation, found in text that is escaped already: losses such as +L_BKD, and the block G.
+# The paper's notation in already escaped text (losses such as +L_BKD, the block G), and its LaTeX.
 NOTATION = {
     r"(\+?)\bL\\_([A-Z]+)\b": r"$\1\\mathcal{L}_{\\mathrm{\2}}$",
     r"\b(w/o?) G\b": r"\1 $\\mathcal{G}$",
@@ -32,7 +32,7 @@ NOTATION = {
 
 
 def escape(text: str) -> str:
-    """Return plain text as LaTeX that prints it unchanged, the paper's notation as mathematics."""
+    """Return plain text as LaTeX that prints it unchanged; the paper's notation becomes mathematics."""
     text = text.translate(SPECIAL)
     for notation, maths in NOTATION.items():
         text = re.sub(notation, maths, text)
@@ -40,7 +40,7 @@ def escape(text: str) -> str:
 
 
 def render(model: TableModel) -> str:
-    """Return the float; a leading comment names the packages that it needs."""
+    """Return the LaTeX float; a leading comment names the packages that it needs."""
     environment = _environment(model)
     lines = [
         f"% Made by: {model.command}",
@@ -68,7 +68,7 @@ def _environment(model: TableModel) -> str:
 
 
 def _width(column: ColumnModel) -> int:
-    """How many printed columns a column takes."""
+    """How many printed columns a column of the table takes."""
     return 2 if column.printed else 1
 
 
@@ -112,12 +112,12 @@ def _header(model: TableModel) -> Iterator[str]:
 
 
 def _indent(model: TableModel) -> list[str]:
-    """The empty cells of a line that says nothing about group, method and settings."""
+    """The empty cells at the beginning of a line, in place of group, method and settings."""
     return [""] * (2 + len(model.settings))
 
 
 def _level(model: TableModel, level: int) -> Iterator[str]:
-    """One line of the grouped heading, and the rules under it: neighbours that share it share a span."""
+    """One line of the grouped heading, and the rules under it; neighbours with the same heading share a cell."""
     cells, rules = _indent(model), []
     first = len(cells) + 1
     for path, columns in itertools.groupby(model.columns, key=lambda column: column.heading[: level + 1]):
@@ -144,7 +144,7 @@ Text = Callable[[MeasuredCell], str]
 
 
 def _printed(model: TableModel, row: Sequence[MeasuredCell], ours: Text, paper: Text) -> list[str]:
-    """The texts of a row: ours, and the paper's where it has the column."""
+    """The texts of a row: for each column ours, and the paper's if the paper has numbers in that column."""
     pairs = zip(row, model.columns)
     return [text for cell, column in pairs for text in (ours(cell), paper(cell))[: _width(column)]]
 
@@ -158,7 +158,7 @@ def _ours(cell: MeasuredCell) -> str:
 
 
 def _difference(text: str) -> str:
-    """In parentheses, with a minus sign for the hyphen."""
+    """A difference in parentheses, its hyphen replaced by a minus sign."""
     return _small(escape(f"({text})").replace("-", "$-$")) if text else ""
 
 

@@ -1,4 +1,4 @@
-"""The ledger as a table: a line per attempt as CSV, a line per kind of run as LaTeX and Markdown."""
+"""The ledger as a table: one line per attempt in the CSV, one line per kind of run in LaTeX and Markdown."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ NOTE = (
 
 
 def emit(results: Path, folder: Path) -> dict[str, Path]:
-    """Write `<folder>/ledger.{csv,tex,md}` of a scale, whose folder is `results`; return the paths by suffix."""
+    """Write `<folder>/ledger.{csv,tex,md}` from `results`, the folder of a scale; return the paths by suffix."""
     attempts = [one for path in sorted((results / "ledger").glob("*.jsonl")) for one in _attempts(path, results)]
     table = pd.DataFrame(attempts, columns=[*Attempt.model_fields, "state"]).drop(columns=["attempt", "event"])
     shown, note = summary(table), NOTE.format(scale=results.name)
@@ -35,7 +35,7 @@ def emit(results: Path, folder: Path) -> dict[str, Path]:
 
 
 def summary(table: pd.DataFrame) -> pd.DataFrame:
-    """Count attempts by device and kind of run, with a line for all of them."""
+    """Count attempts by device and kind of run; a last line has the total."""
     groups = [(*key, part) for key, part in table.groupby(KIND)]
     lines = [dict(zip(KIND, key)) | _sums(part) for *key, part in groups]
     return pd.DataFrame([*lines, dict.fromkeys(KIND, "") | {"device": "all"} | _sums(table)])

@@ -1,4 +1,4 @@
-"""From a plan and a folder of results to the measured table."""
+"""Measuring a table: from its plan and a folder of results to the values of every cell."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ Valued = tuple[Finished, float]
 
 
 def measure(plan: Plan, results: Path, constants: Constants = Constants()) -> TableModel:  # noqa: B008 (immutable)
-    """Return the table with everything that `results` (the folder `results/<scale>`) holds for it.
+    """Return the table with all values that `results` (the folder `results/<scale>`) holds so far.
 
     `constants` are the energies of operations.
 
-    A file of another run, an unreadable one, a run on other data than are prepared here, one column measured on two
-    data sets, or a row whose columns disagree on a setting that the table shows, raises `UserError`.
+    Raises `UserError` for an unreadable file or one of another run, a run on data that differ from those prepared here,
+    runs of one column on different data, and a row whose columns disagree on a setting that the table shows.
     """
     table, scale = plan.table, plan.scale
     done = {name: result for name, run in plan.runs().items() if (result := _checked(run, results))}
@@ -60,7 +60,7 @@ def measure(plan: Plan, results: Path, constants: Constants = Constants()) -> Ta
 
 
 def _checked(run: RunSpec, results: Path) -> Finished | None:
-    """A finished run that saw the data that are prepared here, and is built on the weights that are here."""
+    """A run's result, checked to belong to the data and the parents' weights in `results`; None if unfinished."""
     found = finished(run, results)
     if found:
         expect_here(found, results)
@@ -68,7 +68,7 @@ def _checked(run: RunSpec, results: Path) -> Finished | None:
 
 
 def _prices(columns: Iterable[Column], constants: Constants) -> Iterable[str]:
-    """Say what an operation costs where energies are shown."""
+    """Yield the note on the energy of an operation, if a column shows energies."""
     if {"energy", "strict-energy"} & {column.metric for column in columns}:
         yield f"Energies at {constants.mac_pj:g} pJ a MAC and {constants.ac_pj:g} pJ an AC."
 
@@ -86,7 +86,7 @@ def _column(plan: Plan, column: Column, done: dict[str, Finished]) -> ColumnMode
     cells = [cell for cell in plan.cells if cell.column.key == column.key]
     results = [done[run.name] for cell in cells for run in cell.runs if run.name in done]
     _expect_same_data(column, results)
-    one = len({cell.column.network for cell in cells}) == 1  # else sizes and teachers are the rows' matter
+    one = len({cell.column.network for cell in cells}) == 1  # else each row has its own sizes and teachers
     teachers = _other_teachers(cells) if one else []
     data = cells[0].runs[0].dataset
     return ColumnModel(
@@ -104,7 +104,7 @@ def _column(plan: Plan, column: Column, done: dict[str, Finished]) -> ColumnMode
 
 
 def _students(cells: Sequence[Cell]) -> list[RunSpec]:
-    """The column's runs with the network of its student: that of its own row, or else of the first distilled one."""
+    """The column's runs with its student's network: that of the student's own row, else of the first distilled row."""
     own = [run for cell in cells for run in cell.runs if cell.row.method == cell.column.student]
     runs = [run for cell in cells for run in cell.runs]
     models = [*own, *(run for run in runs if run.teacher)]
@@ -112,12 +112,12 @@ def _students(cells: Sequence[Cell]) -> list[RunSpec]:
 
 
 def _of_one_size(first: Network, second: Network) -> bool:
-    """Whether the networks differ at most in their time-steps, which cost no parameters."""
+    """Whether the networks are equal except for their time-steps, which do not change the parameter count."""
     return (first.form, first.geometry()) == (second.form, second.geometry())
 
 
 def _other_teachers(cells: Sequence[Cell]) -> list[RunSpec]:
-    """The teachers of the column whose network is not the column's own."""
+    """The column's teachers whose network differs from the column's."""
     teachers = ((cell, run.teacher) for cell in cells for run in cell.runs)
     return [teacher for cell, teacher in teachers if teacher and teacher.network.name != cell.column.network]
 
@@ -134,7 +134,7 @@ def _expect_same_data(column: Column, results: Sequence[Finished]) -> None:
 
 
 def _settings(plan: Plan, row: Row) -> tuple[Setting, ...]:
-    """The options that the table shows, as the runs of the row have them."""
+    """The values, in this row's runs, of the options that the table shows."""
     return tuple(_setting(plan, row, place) for place in plan.table.settings.values())
 
 
@@ -151,20 +151,20 @@ def _setting(plan: Plan, row: Row, place: str) -> Setting:
 
 
 def _option(run: RunSpec, place: str) -> Setting:
-    """The value of `<term>.<option>` in a run, None if it has no such term."""
+    """The value of `<term>.<option>` in a run, or None if it has no such term."""
     method, option = place.split(".")
     return next((getattr(term, option) for term in run.distill if term.method == method), None)
 
 
 class _Values:
-    """What a column measures of each run that has it; every run is measured once."""
+    """Values of runs by metric; every run is measured once, even if several cells show it."""
 
     def __init__(self, done: dict[str, Finished], constants: Constants) -> None:
         self.done, self.constants = done, constants
         self._known: dict[tuple[str, str], float | None] = {}
 
     def of(self, cell: Cell) -> list[tuple[Finished, float]]:
-        """The runs of a cell that have a value, with it."""
+        """The runs of a cell that have a value, each with this value."""
         finished = (self.done[run.name] for run in cell.runs if run.name in self.done)
         return [(run, value) for run in finished if (value := self._value(cell.column.metric, run)) is not None]
 
@@ -221,7 +221,7 @@ def _state(runs: Sequence[RunSpec], own: Sequence[Finished], results: Path) -> S
 
 
 def _pairs(ours: Sequence[Valued], baseline: Sequence[Valued]) -> list[tuple[Valued, Valued]]:
-    """Results of both cells at the seeds that both have; published weights have none, and go with every seed."""
+    """Results of both cells at their common seeds; published weights have no seed and are paired with every seed."""
     theirs = {run.spec.seed: (run, value) for run, value in baseline}
     if any(isinstance(run.spec.source, Pretrained) and run.spec.recipe is None for run, _ in baseline):
         return [(one, baseline[0]) for one in ours]
@@ -229,7 +229,7 @@ def _pairs(ours: Sequence[Valued], baseline: Sequence[Valued]) -> list[tuple[Val
 
 
 def _significance(pairs: Iterable[Pair]) -> float | None:
-    """P-value of the exact McNemar test with the counts of all seeds added up."""
+    """P-value of the exact McNemar test on the counts summed over all seeds."""
     only_ours = only_theirs = 0
     kept = [(ours.correct(), theirs.correct()) for ours, theirs in pairs]
     for ours, theirs in kept:
@@ -243,12 +243,12 @@ def _significance(pairs: Iterable[Pair]) -> float | None:
 def _paper_delta(cell: Cell, baseline: Cell | None, relative: bool) -> float | None:
     if baseline is None or cell.paper is None or baseline.paper is None:
         return None
-    # of values with two decimals: drops only binary noise
+    # The paper's values have two decimals, so this removes nothing but floating-point error.
     return round(_difference(cell.paper, baseline.paper, relative), 2)
 
 
 def _with_decimals(cells: Iterable[MeasuredCell]) -> tuple[MeasuredCell, ...]:
-    """Give all cells of a column as many decimals as its smallest number needs."""
+    """Give all cells of a column the number of decimals that its smallest value needs."""
     cells = list(cells)
     means: dict[str, list[float | None]] = {}
     for cell in cells:
@@ -257,7 +257,7 @@ def _with_decimals(cells: Iterable[MeasuredCell]) -> tuple[MeasuredCell, ...]:
 
 
 def _with_best_in_bold(cells: Iterable[MeasuredCell]) -> tuple[MeasuredCell, ...]:
-    """Mark the best mean of each column among SNNs that teach no other; means that print alike are ties."""
+    """Mark the best mean of each column among SNNs that are not teachers; means that are printed alike are ties."""
     cells = list(cells)
     best: dict[str, float] = {}
     for cell in cells:

@@ -1,4 +1,4 @@
-"""What a column may measure of a finished run."""
+"""The metrics that a column of a table can show for a finished run."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from bkdsnn.runs.records import Finished
 
 @dataclass(frozen=True)
 class Metric:
-    """A number of a run; `fine` ones may be small, and are printed with three digits at least."""
+    """A metric of a run; `fine` metrics may have small values, and are printed with at least three digits."""
 
     value: Callable[[Activity, Constants], float]
     fine: bool = True
 
     def decimals(self, values: Iterable[float | None]) -> int:
-        """Return how many decimals the values of a column take: two, or what shows three digits of the smallest."""
+        """Return the number of decimals for a column: two, or as many as show three digits of its smallest value."""
         sizes = [abs(value) for value in values if value]
         if not (self.fine and sizes):
             return 2
@@ -29,7 +29,7 @@ class Metric:
 
 
 def _operations(activity: Activity, constants: Constants) -> float:
-    """SOPS of an SNN, FLOPS of an ANN, in G an image."""
+    """SOPS of an SNN or FLOPS of an ANN, in 10^9 per image."""
     total = energy.paper(activity)
     return (total.acs if activity.spiking else total.macs) / 1e9
 
@@ -45,9 +45,9 @@ METRICS: dict[MetricName, Metric] = {
 
 
 def measured(name: MetricName, run: Finished, constants: Constants) -> float | None:
-    """Return what a column measures of a run, None where its analysis is missing.
+    """Return the value of a metric for a run, or None if the run's analysis is missing.
 
-    Accuracies are in per cent, firing rates in 10^-2 (Eq. 11), operations in G and energies in mJ an image.
+    Accuracies are in per cent, firing rates in 10^-2 (Eq. 11), operations in 10^9 and energies in mJ per image.
     """
     if name == "top1":
         return run.metrics.top1.last
@@ -56,5 +56,5 @@ def measured(name: MetricName, run: Finished, constants: Constants) -> float | N
 
 
 def decimals(name: MetricName, values: Iterable[float | None]) -> int:
-    """Return how many decimals a column takes in print."""
+    """Return how many decimals the values of a column are printed with."""
     return METRICS[name].decimals(values) if name in METRICS else 2

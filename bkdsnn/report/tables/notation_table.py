@@ -1,4 +1,4 @@
-"""Table 1, the notation, as CSV, LaTeX and Markdown. It needs no run: a unit test holds every shape on a real step."""
+"""Table 1, the notation, as CSV, LaTeX and Markdown. It needs no run; a unit test checks its shapes on a real step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from bkdsnn.report.tables import latex, markdown
 
 NAME = "table1"
 HEADER = ("Notation", "Description", "Shape", "In code")
-WIDTHS = (135, 118, 145)  # points, of all columns but the first; the longest shapes fit, long names are broken
+WIDTHS = (135, 118, 145)  # points, of all columns after the first; the longest shapes fit, long names wrap
 NEEDS = r"\usepackage{booktabs} \usepackage{graphicx} \usepackage{array}"
 
 
@@ -33,7 +33,7 @@ def emit(notation: Notation, command: str, folder: Path) -> dict[str, Path]:
 
 
 def render_csv(notation: Notation) -> str:
-    """Return a line per entry, with its LaTeX."""
+    """Return a CSV line per entry, with its LaTeX."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["notation", "latex", "description", "shape", "code"])
@@ -43,7 +43,7 @@ def render_csv(notation: Notation) -> str:
 
 
 def render_markdown(notation: Notation, command: str) -> str:
-    """Return title, table and notes."""
+    """Return title, table and notes as Markdown."""
     escape = markdown.escape
     rows = [
         [escape(entry.symbol), escape(entry.description), escape(entry.written_shape), f"`{entry.code}`"]
@@ -60,7 +60,7 @@ def render_markdown(notation: Notation, command: str) -> str:
 
 
 def render_latex(notation: Notation, command: str) -> str:
-    """Return the float, at most as wide as the page; leading comments name what made it and what packages it needs."""
+    """Return the float, at most as wide as the page; leading comments name the command and the packages it needs."""
     dimensions, *remarks = _notes(notation)
     notes = [_typeset(dimensions, _dimensions(notation)), *(_typeset(note, notation.symbols) for note in remarks)]
     columns = "".join(rf">{{\raggedright\arraybackslash}}p{{{width}pt}}" for width in WIDTHS)
@@ -98,7 +98,7 @@ def _dimensions(notation: Notation) -> dict[str, str]:
 
 
 def _typeset(text: str, symbols: Mapping[str, str]) -> str:
-    """Return plain text as LaTeX, the symbols in it as mathematics; products are not broken."""
+    """Return plain text as LaTeX with its symbols as mathematics; no line break is allowed inside a product."""
     known = "|".join(map(re.escape, sorted(symbols, key=len, reverse=True))) or "(?!)"
     parts = re.split(rf"(?<!\w)({known})(?!\w)", text)
     pieces = (f"${symbols[part]}$" if index % 2 else latex.escape(part) for index, part in enumerate(parts))

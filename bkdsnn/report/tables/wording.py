@@ -1,4 +1,4 @@
-"""Numbers and sentences that the renderers share, as plain text; each renderer escapes them in its own way."""
+"""Numbers and sentences for all renderers, as plain text; each renderer escapes them for its format."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ NOT_COMPARABLE = "*"
 
 
 def fixed(value: float, decimals: int = 2) -> str:
-    """A fixed number of decimals, zeros kept: `94.60`."""
+    """A number with fixed decimals, trailing zeros included: `94.60`."""
     return f"{value:.{decimals}f}"
 
 
 def ours(cell: MeasuredCell) -> str:
-    """Our mean; the cell must have one."""
+    """Our mean as text; the cell must have one."""
     return fixed(cell.mean or 0.0, cell.decimals)
 
 
@@ -52,7 +52,7 @@ def our_size(column: ColumnModel) -> str:
 
 
 def paper_size(column: ColumnModel) -> str:
-    """The size that the paper prints, empty where it prints none or ours prints alike."""
+    """The size that the paper prints; empty if it prints none, or if ours is printed the same."""
     if column.paper_parameters_m is None:
         return ""
     printed = f"P: {column.paper_parameters_m:.2f}M"
@@ -60,18 +60,18 @@ def paper_size(column: ColumnModel) -> str:
 
 
 def times(row: Sequence[MeasuredCell]) -> str:
-    """T of a row; where columns differ, all that occur, `4, 8`."""
+    """T of a row; if it differs between columns, all values, `4, 8`."""
     return ", ".join(map(str, dict.fromkeys(cell.timesteps for cell in row)))
 
 
 def settings(model: TableModel, cell: MeasuredCell) -> list[str]:
-    """The settings of a cell's row; the numbers of one setting share their decimals, `2.0` beside `1.5`."""
+    """The settings of a cell's row; all numbers of one setting have the same decimals, `2.0` beside `1.5`."""
     columns = zip(*(other.settings for other in model.cells))
     return [_setting(value, column) for value, column in zip(cell.settings, columns)]
 
 
 def paper_value(cell: MeasuredCell) -> str:
-    """The paper's value with the mark of its origin, a dash where there is none."""
+    """The paper's value with the mark of its origin; a dash if the paper has no value."""
     if cell.paper is None:
         return NO_VALUE
     return fixed(cell.paper) + MARKS.get(cell.origin or "", "")
@@ -100,7 +100,7 @@ def _delta(cell: MeasuredCell, value: float) -> str:
 
 
 def title(model: TableModel) -> str:
-    """Which table of the paper this is, or extends, and what its numbers are."""
+    """The caption's title: the table of the paper that this one reproduces or extends, and its metric."""
     if model.number:
         return f"Table {model.number} of the paper, reproduced: {model.title}, {model.metric}."
     added = ", ".join(labels(model)[row] for row in model.added)
@@ -109,7 +109,7 @@ def title(model: TableModel) -> str:
 
 
 def data(model: TableModel) -> str:
-    """The data in use; stand-ins are named as such."""
+    """The datasets in use; a dataset that replaces the paper's is marked as a stand-in."""
     parts = dict.fromkeys(
         f"{column.dataset} stands in for {column.stands_in_for}" if column.stands_in_for else column.dataset
         for column in model.columns
@@ -118,7 +118,7 @@ def data(model: TableModel) -> str:
 
 
 def statistics(model: TableModel) -> str:
-    """What our values are, and over which seeds."""
+    """How our values are computed, and over which seeds."""
     seeds = ", ".join(map(str, model.seeds))
     what = "accuracy" if all(cell.metric == "top1" for cell in model.cells) else "the networks"
     if len(model.seeds) == 1:
@@ -128,7 +128,7 @@ def statistics(model: TableModel) -> str:
 
 
 def differences(model: TableModel) -> str:
-    """What the differences in parentheses are taken against; empty if the table has none."""
+    """The baselines of the differences in parentheses; empty if the table has none."""
     known = labels(model)
     compared: dict[str, list[str]] = {}
     for row in model.rows():
@@ -144,7 +144,7 @@ def differences(model: TableModel) -> str:
 
 
 def teachers(model: TableModel) -> list[str]:
-    """Networks of the teachers that are not the columns' own, `Teacher (R-19): vit-s-16 (P: 21.67M).`"""
+    """Teachers' networks that differ from the columns' own, `Teacher (R-19): vit-s-16 (P: 21.67M).`"""
     taught: dict[str, list[ColumnModel]] = {}
     for column in model.columns:
         if column.teacher:
@@ -153,7 +153,7 @@ def teachers(model: TableModel) -> list[str]:
 
 
 def notes(model: TableModel) -> list[str]:
-    """Remarks that belong below the table, those that apply and the table's own."""
+    """Remarks below the table: general ones that apply to it, and its own footnotes."""
     states = {cell.state for cell in model.cells}
     origins = {cell.origin for cell in model.cells}
     remarks = {
@@ -171,12 +171,12 @@ def notes(model: TableModel) -> list[str]:
 
 
 def _beside_the_paper(model: TableModel) -> bool:
-    """Whether the table is the paper's, or shows values of it."""
+    """Whether the table is one of the paper's, or shows values from the paper."""
     return bool(model.number) or any(column.printed for column in model.columns)
 
 
 def labels(model: TableModel) -> dict[str, str]:
-    """Labels by row; rows that share one get what tells them apart, `+L_MD [λ = 0.60]`."""
+    """Labels by row; rows with the same label are extended by their difference, `+L_MD [λ = 0.60]`."""
     features = {cell.row: [cell.label, *_features(model, cell)] for cell, *_ in model.rows()}
     return {
         row: _name(own, [other for other in features.values() if other[0] == own[0]]) for row, own in features.items()
@@ -184,7 +184,7 @@ def labels(model: TableModel) -> dict[str, str]:
 
 
 def _baselines(model: TableModel, row: Sequence[MeasuredCell]) -> str:
-    """`TET (R-19 CIFAR-10), KDSNN (R-20 CIFAR-100)`; one baseline for all needs no list of columns."""
+    """`TET (R-19 CIFAR-10), KDSNN (R-20 CIFAR-100)`; a baseline that all columns share is named without columns."""
     known = labels(model)
     columns: dict[str, list[str]] = {}
     for cell, column in zip(row, model.columns):
@@ -196,7 +196,7 @@ def _baselines(model: TableModel, row: Sequence[MeasuredCell]) -> str:
 
 
 def _features(model: TableModel, cell: MeasuredCell) -> list[str]:
-    """What may tell rows of one label apart."""
+    """Properties by which rows with the same label can differ."""
     shown = zip(model.settings, settings(model, cell))
     return [model.groups[cell.group], *(f"{heading} = {text}" for heading, text in shown), f"T = {cell.timesteps}"]
 
@@ -215,12 +215,12 @@ def _setting(value: Setting, column: Sequence[Setting]) -> str:
 
 
 def _decimals(value: float) -> int:
-    """How many decimals write the number exactly."""
+    """How many decimals are needed to write the number exactly."""
     return len(f"{Decimal(repr(value)):f}".partition(".")[2])
 
 
 def _teacher(model: TableModel, name: str, columns: Sequence[ColumnModel]) -> str:
-    """Where it teaches under some headings only, they are named."""
+    """A teacher's line; if it teaches only some of the columns, their headings are named."""
     headings = ", ".join(dict.fromkeys(column.heading[0] for column in columns))
     where = "" if len(columns) == len(model.columns) else f" ({headings})"
     sizes = ", ".join(
