@@ -14,6 +14,7 @@ import inspect
 import os
 import re
 import sys
+import traceback
 import types
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -49,7 +50,12 @@ class Own(Part):
         """Return the result of `build`. Raises `UserError` if the code has changed since the spec was written."""
         if self.code != digest(type(self)):
             raise UserError(f"{source(type(self))}: changed since the run was planned; start it anew, by its new name")
-        return self.build(*given)
+        try:
+            return self.build(*given)
+        except UserError:
+            raise
+        except Exception as error:  # whatever the user's code raises
+            raise _failed(f"{source(type(self))}: build of {type(self).__name__}", error) from error
 
 
 def folder() -> Path | None:
@@ -57,7 +63,7 @@ def folder() -> Path | None:
     named = os.environ.get(OWN)
     if not named:
         return None
-    place = Path(named).expanduser()  # shells do not expand the ~ in `--config own=~/mine`
+    place = Path(os.path.expanduser(named))  # noqa: PTH111 - which leaves the ~ of an unknown user as it is
     if not place.is_dir():
         raise UserError(f"'own' (or {OWN}): no such folder: {place}")
     return place
@@ -124,7 +130,13 @@ def _classes(place: Path) -> list[type[Own]]:
     paths = [path for kind in ("losses", "networks") for path in sorted((place / kind).glob("*.py"))]
     found: dict[tuple[str, str], type[Own]] = {}
     for one in (one for path in paths for one in _declared(path)):
-        field, name = next((key, one.model_fields[key].default) for key in KINDS if key in one.model_fields)
+        field = next((key for key in KINDS if key in one.model_fields), None)
+        if field is None or one.build is Own.build:
+            lacking = f"a field {' or '.join(KINDS)}" if field is None else "a method `build`"
+            raise UserError(
+                f"{source(one)}: {one.__name__} lacks {lacking}; extend OwnLoss or OwnNetwork and define it"
+            )
+        name = one.model_fields[field].default
         if not NAME.fullmatch(str(name)):
             raise UserError(f"{source(one)}: {one.__name__}.{field} is {name!r}, expected a name such as 'my-{field}'")
         if (twin := found.setdefault((field, name), one)) is not one:
@@ -138,13 +150,19 @@ def _declared(path: Path) -> Iterator[type[Own]]:
     name = f"own.{path.parent.name}.{path.stem}"
     try:
         module = importlib.import_module(name)
-    except Exception as error:  # whatever the user's code raises
-        raise UserError(f"{path}: not imported: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        raise _failed(f"{path}: not imported", error) from error
     if "torch" in sys.modules and not had_torch:
         raise UserError(f"{path}: imports torch, and each job of the workflow reads this file; do so inside `build`")
     for one in vars(module).values():
         if isinstance(one, type) and issubclass(one, Own) and one.__module__ == name:
             yield one
+
+
+def _failed(what: str, error: BaseException) -> UserError:
+    """Report an error of the user's own code in one line, with the line of code that raised it."""
+    raised = traceback.extract_tb(error.__traceback__)[-1]
+    return UserError(f"{what}: {type(error).__name__}: {error} ({raised.filename}, line {raised.lineno})")
 
 
 def source(model: type[Any]) -> Path:
@@ -168,7 +186,11 @@ def digest(model: type[Own]) -> str:
 def _imports(path: Path, place: Path) -> Iterator[Path]:
     """Files of the user's own folder that a file may import, at its head or inside a function."""
     package = ".".join(("own", *path.relative_to(place).parent.parts))
-    for node in ast.walk(ast.parse(path.read_bytes())):
+    try:
+        nodes = list(ast.walk(ast.parse(path.read_bytes())))
+    except (SyntaxError, ValueError) as error:
+        raise UserError(f"{path}: not valid Python: {error}") from error
+    for node in nodes:
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
         if isinstance(node, ast.ImportFrom):
             module = importlib.util.resolve_name("." * node.level + (node.module or ""), package)

@@ -122,6 +122,8 @@ class Expansion:
         self.recipes = self._placed("recipe", "recipes/*.yaml", Recipe)
         self.quantised = self._placed("quantised", "quantised.yaml", Quantised)
         self._check(f"config/scales/{scale}.yaml", self.scale)
+        for name, method in self.methods.items():
+            all_known("term", method.distill, self.terms, self.places["method", name])
         self._replace_datasets(config)
 
     def _replace_datasets(self, config: Path) -> None:
@@ -201,8 +203,14 @@ class Expansion:
         baseline = row.delta_against[index] if row.delta_against else None
         return Cell(row, column, tuple(runs.values()), row.paper[index] if row.paper else None, baseline)
 
-    def run(self, method: str, at: At, seed: int) -> RunSpec:
+    def run(self, method: str, at: At, seed: int, above: tuple[str, ...] = ()) -> RunSpec:
         """Return the run spec of `method` in the row and column of `at`."""
+        if method in above:
+            raise UserError(
+                f"{at}: method '{method}' builds on itself ({' > '.join([*above, method])}); expected a 'teacher' "
+                "and a 'source' that end at a method without them"
+            )
+        below = (*above, method)
         parts = self.parts(method, at)
         chosen = merged(parts["run"])
         spec = {
@@ -210,8 +218,8 @@ class Expansion:
             "network": self._network(parts["network"]),
             "loss": chosen["loss"],
             "distill": {term: merged(layers) for term, layers in parts.items() if term in self.terms},
-            "teacher": self.run(chosen["teacher"], at, seed) if chosen["teacher"] else None,
-            "source": self.run(source, at, seed) if isinstance(source := chosen["source"], str) else source,
+            "teacher": self.run(chosen["teacher"], at, seed, below) if chosen["teacher"] else None,
+            "source": self.run(source, at, seed, below) if isinstance(source := chosen["source"], str) else source,
             "recipe": self._recipe(chosen["recipe"], parts["recipe"]),
             "seed": chosen.get("seed", seed),
         }
@@ -314,6 +322,8 @@ class Expansion:
             Layer(at.column_place("distill"), at.column.distill),
             Layer(at.column_place("distill_of"), at.column.distill_of.get(name, {})),
         ]
+        if name == at.row.method:
+            all_known(f"term of method '{name}'", at.row.distill, merged(stated), at.row_place)
         over = Layer(at.row_place, at.row.distill)
         return {
             term: [*within(layers, term), *self._overrides("distill", term), *within([over], term)]

@@ -36,7 +36,9 @@ def resolve(name: str, scale: str, stored: Path, config: Path = CONFIG) -> Resol
         if found := list(_cells(expansion, name, int(match["seed"]), config)):  # type: ignore[index]
             (method, at, spec), places = found[0], tuple(str(at) for _, at, _ in found)
             return Resolved(spec, expansion.parts(method, at), places)
-    return of_file(stored, scale) if match and stored.is_file() else _as_stated(find_run(name, scale, config), name)
+    return (
+        of_file(stored, scale, name) if match and stored.is_file() else _as_stated(find_run(name, scale, config), name)
+    )
 
 
 def of_file(path: Path, scale: str, name: str | None = None) -> Resolved:

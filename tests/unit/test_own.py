@@ -298,3 +298,79 @@ def test_a_folder_that_is_not_there_is_told_by_every_command(tmp_path):
     ended = in_a_new_process(tmp_path / "absent", "-m", "bkdsnn", "plan", "table2c")
     assert ended.returncode == 1
     assert ended.stderr.strip() == f"error: 'own' (or BKDSNN_OWN): no such folder: {tmp_path / 'absent'}"
+
+
+# --- mistakes that would be silent, or end in a traceback
+
+COSINE = {"label": "Mean", "base": "student", "teacher": "ann", "distill": {"mean": {}}}
+MISTAKES = {
+    "a term that nothing knows": (
+        {"mean": COSINE | {"distill": {"mean": {}, "bkdd": {"weight": 1}}}},
+        r"unknown term 'bkdd' in .*methods\.yaml, 'mean' .*did you mean 'bkd'",
+    ),
+    "a method that teaches itself": (
+        {"mean": COSINE | {"teacher": "mean"}},
+        r"method 'mean' builds on itself \(mean > mean\)",
+    ),
+    "an entry that is nothing": ({"mean": None}, r"methods\.yaml, 'mean': expected a mapping, found nothing"),
+    "an entry that is text": ({"mean": "x"}, r"methods\.yaml, 'mean': expected a mapping, found str"),
+}
+
+
+@pytest.mark.parametrize("name", MISTAKES)
+def test_a_mistake_in_methods_is_one_message(mine, name):
+    methods, message = MISTAKES[name]
+    write(mine, methods=METHODS | methods)
+    with pytest.raises(UserError, match=message):
+        paper.plan(next(iter(TABLES)), "smoke")
+
+
+def test_an_option_of_a_term_that_the_rows_method_lacks_is_refused(mine):
+    table = TABLES[next(iter(TABLES))]
+    group = table["rows"][0]["group"]
+    rows = [{"group": group, "method": "mean", "key": "other", "timesteps": 4, "distill": {"bkd": {"weight": 7.0}}}]
+    write(mine, tables__table_other={**table, "rows": rows})
+    with pytest.raises(UserError, match=r"unknown term of method 'mean' 'bkd' in .*table_other\.yaml, row 'other'"):
+        paper.plan("table_other", "smoke")
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"a: {x: 1}\na: {x: 2}\n", r"methods\.yaml: not valid YAML in UTF-8: key 'a' stands twice .*line 1"),
+        ("# ü\n".encode("latin-1"), r"methods\.yaml: not valid YAML in UTF-8: 'utf-8' codec can't decode"),
+    ],
+)
+def test_a_file_with_a_repeated_key_or_another_encoding_is_refused(mine, content, message):
+    (mine / "methods.yaml").write_bytes(content)
+    with pytest.raises(UserError, match=message):
+        paper.Expansion("smoke")
+
+
+def test_keys_that_are_merged_may_be_repeated(tmp_path):
+    (tmp_path / "x.yaml").write_text("a: &a {x: 1, y: 2}\nb:\n  <<: *a\n  x: 3\nc: {<<: *a, y: 4}\nd: *a\n")
+    found = catalogue.read_yaml(tmp_path / "x.yaml")
+    assert found == {"a": {"x": 1, "y": 2}, "b": {"x": 3, "y": 2}, "c": {"x": 1, "y": 4}, "d": {"x": 1, "y": 2}}
+
+
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [
+        ("import sys\nsys.exit(0)\n", r"bad\.py: not imported: SystemExit: 0 \(.*bad\.py, line 2\)"),
+        (
+            "from bkdsnn.config import OwnLoss\nclass Bad(OwnLoss):\n    method: str = 'bad'\n",
+            r"Bad lacks a method `build`",
+        ),
+        ("from bkdsnn.config.own import Own\nclass Bad(Own):\n    x: int = 1\n", r"Bad lacks a field method or family"),
+    ],
+)
+def test_python_that_cannot_be_a_loss_is_refused_with_its_file(mine, code, message):
+    write(mine, losses__bad=code)
+    with pytest.raises(UserError, match=message):
+        paper.Expansion("smoke")
+
+
+def test_a_home_that_does_not_exist_is_named(monkeypatch):
+    monkeypatch.setenv(own.OWN, "~nobody-of-that-name/x")
+    with pytest.raises(UserError, match=r"'own' \(or BKDSNN_OWN\): no such folder: ~nobody-of-that-name/x"):
+        paper.Expansion("smoke")

@@ -4,6 +4,9 @@ import ast
 from pathlib import Path
 
 import pytest
+import yaml
+
+from bkdsnn.config.catalogue import UniqueKeys
 
 ROOT = Path(__file__).parents[2]
 SOURCES = sorted((ROOT / "bkdsnn").rglob("*.py"))
@@ -23,7 +26,7 @@ MODULES = {
     "subprocess": {
         "runs/provenance.py": "git, with fixed arguments",
         "machine/launch.py": "this program again, with the arguments of its user",
-        "budget/calibrate.py": "times the start of Python, with quoted names of our own",
+        "machine/gpus.py": "a program of our own that shares the GPU of this process",
         "models/firing/native.py": "the C compiler, on our own source, with arguments from closed lists",
     },
     "ctypes": {
@@ -40,7 +43,7 @@ CALLS = {
     "torch.load": {"weights_only": "True"},
     "np.load": {"allow_pickle": "False"},
     "np.lib.format.read_array": {"allow_pickle": "False"},
-    "yaml.load": {"Loader": "getattr(yaml, 'CSafeLoader', yaml.SafeLoader)"},
+    "yaml.load": {"Loader": "UniqueKeys"},  # of config/catalogue.py, which extends yaml's safe loader
 }
 METHODS = {"extractall", "extract"}
 # Where a module is imported whose name is not written out and not below `bkdsnn`.
@@ -123,3 +126,9 @@ def test_the_scan_finds_imports_of_what_others_name(source):
 @pytest.mark.parametrize("source", ["net.eval()", "re.compile(x)", "np.load(x, allow_pickle=False)", "json.loads(x)"])
 def test_the_scan_passes_what_is_harmless(source):
     assert not list(dangers(ast.parse(source)))
+
+
+def test_the_loader_of_yaml_is_a_safe_one():
+    assert issubclass(UniqueKeys, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    with pytest.raises(yaml.YAMLError):
+        yaml.load("!!python/object/apply:os.getcwd []", Loader=UniqueKeys)
