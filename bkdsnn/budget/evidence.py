@@ -89,12 +89,13 @@ class Evidence:
 
     def pace(self, spec: RunSpec, size: Size | None) -> Pace | None:
         """Return the speed of a run: from finished runs of its kind, else from calibration, else None."""
-        same = [run for run in self._runs if run.kind == kind(spec)]
+        name = kind(spec)
+        same = [run for run in self._runs if run.kind == name]
         trained = [run.seconds / run.epochs for run in same if run.epochs and run.seconds > 0]
         if seconds := trained or [run.overhead for run in same if not run.epochs and run.overhead]:
             spread = statistics.stdev(map(math.log, seconds)) if len(seconds) > 1 else 0.0
             return Pace(statistics.median(seconds), math.hypot(spread, MODEL["measured"]), "measured")
-        times = self._times.get(kind(spec))
+        times = self._times.get(name)
         return _calibrated(spec, size, times, self.startup) if times and size else None
 
     def bytes(self, spec: RunSpec) -> Bytes | None:
@@ -102,9 +103,10 @@ class Evidence:
 
         For finished runs the checkpoint's size is that of student and optimiser, without the criterion.
         """
-        if times := self._times.get(kind(spec)):
+        name = kind(spec)
+        if times := self._times.get(name):
             return Bytes(times.weights_bytes, times.checkpoint_bytes)
-        built = [run.weights_bytes for run in self._runs if run.kind == kind(spec)]
+        built = [run.weights_bytes for run in self._runs if run.kind == name]
         values = 1 + STATES[spec.recipe.optimizer] if spec.recipe else 0
         return Bytes(built[0], built[0] * values) if built else None
 

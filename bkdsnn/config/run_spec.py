@@ -63,7 +63,7 @@ class RunSpec(Part):
         """Refuse a description that was written for other versions of its parts."""
         stated = value.get("versions") if isinstance(value, Mapping) else None
         spec = validate({key: value[key] for key in value if key != "versions"} if stated is not None else value)
-        if stated not in (None, spec.versions):
+        if stated is not None and stated != spec.versions:
             raise ValueError(f"'versions' of the run's parts are {stated}, but in this code {spec.versions}")
         return spec
 
