@@ -18,6 +18,7 @@ from bkdsnn.config import RunSpec, catalogue, paper
 from bkdsnn.config import figure_plans as figures
 from bkdsnn.config.settings import Settings
 from bkdsnn.core.errors import UserError
+from bkdsnn.runs.artefacts import ARTEFACTS
 
 IN_PATH = re.compile(r"(?:runs|analyses)/(?P<run>[^/]+)/|(?P<target>(?:table|fig)\w+?)(?:-layers)?\.\w+$")
 
@@ -55,7 +56,12 @@ def outstanding(
         elif name in known:
             seeds = settings.seeds or catalogue.load_scale(settings.scale).seeds
             named |= runs_of([str(name)], settings.expansion(), seeds)
-    return [spec for name, spec in named.items() if not (results / "runs" / name / "metrics.json").is_file()]
+    return [spec for name, spec in named.items() if not _whole(results / "runs" / name)]
+
+
+def _whole(folder: Path) -> bool:
+    """Whether a run is finished and none of its files was removed: Snakemake makes any other run again."""
+    return all((folder / name).is_file() for name in ARTEFACTS)
 
 
 def quote(

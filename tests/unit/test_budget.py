@@ -21,6 +21,7 @@ from bkdsnn.config import paper
 from bkdsnn.config.settings import Settings
 from bkdsnn.core import files
 from bkdsnn.core.errors import UserError
+from bkdsnn.runs.artefacts import ARTEFACTS
 
 ROOT = Path(__file__).parents[2]
 PLAN = paper.plan("table2c", "demo", seeds=[0, 1])
@@ -335,7 +336,9 @@ def test_unfinished_runs_behind_every_kind_of_target(tmp_path):
     assert names(f"results/smoke/runs/{student.name}/metrics.json") == {student.name, student.teacher.name}
     assert names("figures/smoke/fig4.png") == names("fig4") != set()
     assert names("table1", "ledger", "results/smoke/data/x.json") == set()
-    files.write_json(tmp_path / "runs" / student.teacher.name / "metrics.json", {})
+    for name in ARTEFACTS:
+        assert names("table2c") == table.keys()
+        files.write_json(tmp_path / "runs" / student.teacher.name / name, {})
     assert names("table2c") == table.keys() - {student.teacher.name}
 
 
