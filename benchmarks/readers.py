@@ -18,6 +18,7 @@ import numpy as np
 
 from bkdsnn import config
 from bkdsnn.data.events import formats
+from bkdsnn.data.events.published_sets import SUFFIX
 from bkdsnn.data.events.recording import Recording
 
 TARGET = 20.0  # million events a second
@@ -55,7 +56,7 @@ def events(count: int) -> Recording:
 
 def reader(folder: Path, layout: str, written: Recording) -> Callable[[], Recording]:
     """Write a file, and return a function that reads it and has done so once."""
-    path = folder / f"{layout}{formats.SUFFIX[layout]}"
+    path = folder / f"{layout}{SUFFIX[layout]}"
     formats.write(path, written, layout)
     about = config.Events.model_validate({"layout": layout, "sensor": (SIDE, SIDE)})
     assert all(map(np.array_equal, formats.read(path, about), written))
