@@ -34,7 +34,7 @@ def begun(prepared, tmp_path):
 
 MISTAKES = {
     "scal=smoke": "unknown key 'scal' (did you mean 'scale'?); "
-    "expected one of: budget, data, datasets, device, energy, gpu_share, neurons, recompute, scale, seeds, "
+    "expected one of: budget, data, datasets, device, energy, gpu_share, neurons, own, recompute, scale, seeds, "
     "slice_minutes",
     "scale=smok": "unknown scale 'smok' in config/config.yaml or --config (did you mean 'smoke'?); expected one of: ",
     "seeds=[]": "'seeds': expected at least one seed, all different and none negative, such as [0, 1, 2], found []",
