@@ -354,7 +354,7 @@ def test_yaml_that_names_python_runs_nothing(config, tmp_path, tag):
     marker = tmp_path / "ran"
     with (config / "methods.yaml").open("a") as stream:
         stream.write(f"mine: {tag} ['touch {marker}']\n")
-    with pytest.raises(UserError, match=r"methods\.yaml: not valid YAML: could not determine a constructor") as caught:
+    with pytest.raises(UserError, match=r"methods\.yaml: not valid YAML in UTF-8: could not determine a constructor") as caught:
         paper.all_runs("demo", config=config)
     assert "\n" not in str(caught.value) and not marker.exists()
 
