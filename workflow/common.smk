@@ -194,6 +194,8 @@ def budget():
         if problem and workflow.dryrun:
             lines.append(f"warning: a real run would be refused: {problem}")
         print("", *lines, sep="\n", file=sys.stderr, flush=True)
+    elif problem and not workflow.dryrun:
+        print(problem, file=sys.stderr, flush=True)  # the error itself is not shown either
     return problem
 
 

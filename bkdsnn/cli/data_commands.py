@@ -84,9 +84,7 @@ def _dataset(options: argparse.Namespace) -> Dataset:
     """Return the named dataset; every dataset can be used at every scale."""
     datasets = paper.Expansion(options.scale).datasets
     datasets |= resolution.datasets_of(options.spec, options.scale) if options.spec else {}
-    if options.dataset not in datasets:
-        raise errors.unknown("dataset", options.dataset, datasets, "config/datasets.yaml")
-    return datasets[options.dataset]
+    return datasets[catalogue.known("dataset", options.dataset, datasets, "config/datasets.yaml")]
 
 
 def _manifest(options: argparse.Namespace) -> Path:

@@ -32,12 +32,18 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def _write(text: str) -> None:
-    """Write a subcommand's text to standard output, and accept that its reader may close it early, as `head` does."""
+    """Write a subcommand's text to standard output, and accept that its reader may close it early, as `head` does.
+
+    If it cannot be written for another reason, such as a full device, `UserError` is raised.
+    """
+    if text and not sys.stdout:
+        raise UserError("cannot write to standard output: it is closed")
     try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except BrokenPipeError:
+        print(text, end="", flush=True)
+    except OSError as error:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes at exit
+        if not isinstance(error, BrokenPipeError):
+            raise UserError(f"cannot write to standard output: {error.strerror}") from error
 
 
 def parser() -> argparse.ArgumentParser:

@@ -15,7 +15,7 @@ from bkdsnn.config import own
 from bkdsnn.config.declarations import Extension, OwnTable, Scale, Table
 from bkdsnn.config.run_spec import Pretrained
 from bkdsnn.config.strict import Strict
-from bkdsnn.core.errors import UserError, explain, unknown
+from bkdsnn.core.errors import UserError, explain, faults, unknown
 
 CONFIG = Path(__file__).resolve().parents[2] / "config"
 M = TypeVar("M", bound=Strict)
@@ -56,8 +56,8 @@ def named_files(prefix: str, ours: Path, theirs: str) -> dict[str, Path]:
     The stems begin with `prefix`: `table` or `fig`.
     """
     found = {path.stem: path for path in sorted(ours.glob("*.yaml"))}
-    for path in own.files(f"{theirs}/*.y*ml"):
-        if path.suffix != ".yaml" or not re.fullmatch(rf"{prefix}(?!1$|ure$)\w+", path.stem):
+    for path in own.files(f"{theirs}/*.yaml"):
+        if not re.fullmatch(rf"{prefix}(?!1$|ure$)\w+", path.stem):
             raise UserError(f"{path}: not the name of a target, expected one such as {prefix}_mine.yaml")
         if path.stem in found:
             raise UserError(f"{path}: {place(found[path.stem])} has that name already; choose another")
@@ -68,8 +68,7 @@ def named_files(prefix: str, ours: Path, theirs: str) -> dict[str, Path]:
 def load_table(name: str, config: Path = CONFIG) -> Table:
     """Read a table of the paper or of the user's own by name; an unknown name or key raises `UserError`."""
     files = table_files(config)
-    if name not in files:
-        raise unknown("table", name, files)
+    known("table", name, files)
     return _own_table(files[name], config) if own.owns(files[name]) else load(Table, files[name], name)
 
 
@@ -167,12 +166,17 @@ def told(model: type[Strict], where: str) -> Iterator[None]:
 def all_known(kind: str, found: Iterable[str], valid: Iterable[str], where: str) -> None:
     """Raise `UserError` for the first name that is not among the valid ones."""
     for name in found:
-        if name not in valid:
-            raise unknown(kind, name, valid, where)
+        known(kind, name, valid, where)
 
 
-def known(kind: str, name: str, entries: Mapping[str, Any]) -> str:
-    """Return the name, or raise `UserError` if it is not among the entries."""
-    if name not in entries:
-        raise unknown(kind, name, entries)
+def known(kind: str, name: str, valid: Iterable[str], where: str = "") -> str:
+    """Return the name, or raise `UserError` if it is not among the valid ones; the place `where` has named it."""
+    if name not in valid:
+        raise UserError(f"{unknown(kind, name, valid, where)}{own.hint()}")
     return name
+
+
+def expect_fields(model: type[Strict], fields: Mapping[str, Any], where: str) -> None:
+    """Raise `UserError` for a field that the model does not know or take; other fields may be missing."""
+    if found := faults(model, fields):
+        raise UserError(f"{where}: {'; '.join(found)}")

@@ -13,9 +13,9 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from bkdsnn.config import RunSpec, Strict, own
-from bkdsnn.config.catalogue import CONFIG, load, load_table, named_files, place, table_names
+from bkdsnn.config.catalogue import CONFIG, known, load, load_table, named_files, place, table_names
 from bkdsnn.config.declarations import Column, Deviation, Row, Scale, Table
-from bkdsnn.config.paper import Expansion
+from bkdsnn.config.paper import Expansion, different
 from bkdsnn.config.plans import Cell, Plan, Preset, command
 from bkdsnn.core.errors import UserError, unknown
 
@@ -128,8 +128,7 @@ def figure_files(config: Path = CONFIG) -> dict[str, Path]:
 def load_figure(name: str, config: Path = CONFIG) -> Figure:
     """Read a figure of the paper or of the user's own by name; an unknown name or key raises `UserError`."""
     files = figure_files(config)
-    if name not in files:
-        raise unknown("figure", name, files)
+    known("figure", name, files)
     return load(OwnFigure if own.owns(files[name]) else Figure, files[name], name)
 
 
@@ -138,9 +137,7 @@ def plan_figure(expansion: Expansion, figure: Figure, seeds: Iterable[int] | Non
 
     `seeds` replaces the scale's seeds. A figure that shows single networks uses only the first seed.
     """
-    chosen = None if seeds is None else tuple(seeds)
-    if chosen == ():
-        raise UserError("'seeds' is empty; give at least one, such as seeds=[0]")
+    chosen = None if seeds is None else different(seeds)
     cells = [[_cell(expansion, figure, panel, curve, chosen) for curve in panel.curves] for panel in figure.panels]
     panels = (
         PanelPlan(panel.title, tuple(CurvePlan(curve.label, cell.runs) for curve, cell in zip(panel.curves, row)))
@@ -168,9 +165,7 @@ def _cell(
     path = figure_files().get(figure.name, CONFIG / "figures" / f"{figure.name}.yaml")
     where = f"{place(path)}, panel '{panel.title}', curve '{curve.label}'"
     name = curve.table or panel.table
-    if name not in table_names():
-        raise unknown("table", name, table_names(), where)
-    table = load_table(name)
+    table = load_table(known("table", name, table_names(), where))
     seeds = expansion.scale.seeds if seeds is None else seeds
     if figure.kind in OF_ONE_SEED:
         seeds = seeds[:1]
@@ -210,6 +205,7 @@ def planned(expansion: Expansion, target: str, seeds: Iterable[int] | None) -> P
     """Return the plan of a table or figure by its name; an unknown name raises `UserError`."""
     if target in figure_names():
         return plan_figure(expansion, load_figure(target), seeds)
-    if target not in table_names():
-        raise unknown("target", target, {*table_names(), *figure_names()})
+    if target == "table1":
+        raise UserError("table1, the notation, needs no run; `snakemake --cores 1 table1` makes it")
+    known("target", target, {*table_names(), *figure_names()})
     return expansion.plan(load_table(target), seeds)

@@ -7,6 +7,7 @@ loss or network imports them to be built. Only a folder that the user has named 
 from __future__ import annotations
 
 import ast
+import contextlib
 import functools
 import hashlib
 import importlib.util
@@ -27,6 +28,8 @@ from bkdsnn.core.errors import UserError, explain, suggest
 
 OWN = "BKDSNN_OWN"
 CATALOGUES = ("methods.yaml", "networks.yaml", "neurons.yaml", "quantised.yaml", "datasets.yaml")
+ROOMS = ("recipes", "tables", "figures")  # folders of YAML files
+WHERE_YAML_IS_SOUGHT = ("*.y*ml", "*/*.y*ml", *(f"{room}/*/**/*.y*ml" for room in ROOMS))
 KINDS = ("method", "family")  # fields that name a loss, a network
 NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")  # names that can be part of a run's name
 M = TypeVar("M")
@@ -50,12 +53,18 @@ class Own(Part):
         """Return the result of `build`. Raises `UserError` if the code has changed since the spec was written."""
         if self.code != digest(type(self)):
             raise UserError(f"{source(type(self))}: changed since the run was planned; start it anew, by its new name")
-        try:
+        with self.guarded(f"build of {type(self).__name__}"):
             return self.build(*given)
+
+    @contextlib.contextmanager
+    def guarded(self, what: str) -> Iterator[None]:
+        """Turn whatever the user's code raises inside the block, which does `what`, into one `UserError`."""
+        try:
+            yield
         except UserError:
             raise
-        except Exception as error:  # whatever the user's code raises
-            raise _failed(f"{source(type(self))}: build of {type(self).__name__}", error) from error
+        except Exception as error:
+            raise _failed(f"{source(type(self))}: {what}", error) from error
 
 
 def folder() -> Path | None:
@@ -69,16 +78,27 @@ def folder() -> Path | None:
     return place
 
 
+def hint() -> str:
+    """What to add to the message about an unknown name if the user has named no folder of their own."""
+    return "" if folder() else f"; own folder: none; set --config own=DIR (in single commands {OWN}=DIR)"
+
+
 def files(*patterns: str) -> list[Path]:
     """Sorted files of the user's own folder, if there is one. A YAML file that nothing reads raises `UserError`."""
     place = folder()
     if place is None:
         return []
-    for path in sorted(place.glob("*.y*ml")):
-        if path.name not in CATALOGUES:
-            expected = ", ".join(CATALOGUES)
-            raise UserError(f"{path}: nothing reads it{suggest(path.name, CATALOGUES)}; expected one of: {expected}")
+    for path in sorted(path for pattern in WHERE_YAML_IS_SOUGHT for path in place.glob(pattern)):
+        _expect_read(path, path.relative_to(place))
     return sorted(path for pattern in patterns for path in place.glob(pattern))
+
+
+def _expect_read(path: Path, inside: Path) -> None:
+    """Refuse a YAML file that nothing reads, unless it is another tool's: it or its folder is hidden."""
+    valid = (*CATALOGUES, *(f"{room}/{path.stem}.yaml" for room in ROOMS))
+    if str(inside) not in valid and not inside.parts[0].startswith("."):
+        expected = ", ".join((*CATALOGUES, *(f"{room}/*.yaml" for room in ROOMS)))
+        raise UserError(f"{path}: nothing reads it{suggest(str(inside), valid)}; expected one of: {expected}")
 
 
 def owns(path: Path) -> bool:
@@ -131,8 +151,7 @@ def _classes(place: Path) -> list[type[Own]]:
     found: dict[tuple[str, str], type[Own]] = {}
     for one in (one for path in paths for one in _declared(path)):
         field = next((key for key in KINDS if key in one.model_fields), None)
-        if field is None or one.build is Own.build:
-            lacking = f"a field {' or '.join(KINDS)}" if field is None else "a method `build`"
+        if (lacking := _lacking(one, field)) or field is None:
             raise UserError(
                 f"{source(one)}: {one.__name__} lacks {lacking}; extend OwnLoss or OwnNetwork and define it"
             )
@@ -142,6 +161,14 @@ def _classes(place: Path) -> list[type[Own]]:
         if (twin := found.setdefault((field, name), one)) is not one:
             raise UserError(f"{source(one)} and {source(twin)} both declare '{name}'; rename one")
     return list(found.values())
+
+
+def _lacking(one: type[Own], field: str | None) -> str:
+    if field is None:
+        return f"a field {' or '.join(KINDS)}"
+    if field == "family" and not hasattr(one, "fires"):
+        return "`fires` and the other parts of a network"
+    return "a method `build`" if one.build is Own.build else ""
 
 
 def _declared(path: Path) -> Iterator[type[Own]]:
@@ -160,9 +187,10 @@ def _declared(path: Path) -> Iterator[type[Own]]:
 
 
 def _failed(what: str, error: BaseException) -> UserError:
-    """Report an error of the user's own code in one line, with the line of code that raised it."""
-    raised = traceback.extract_tb(error.__traceback__)[-1]
-    return UserError(f"{what}: {type(error).__name__}: {error} ({raised.filename}, line {raised.lineno})")
+    """Report an error of the user's own code in one line, with the last line of this code that was reached."""
+    place, raised = str((folder() or Path()).resolve()), traceback.extract_tb(error.__traceback__)
+    lines = [f" ({one.filename}, line {one.lineno})" for one in raised if one.filename.startswith(place)]
+    return UserError(f"{what}: {type(error).__name__}: {' '.join(str(error).split())}{''.join(lines[-1:])}")
 
 
 def source(model: type[Any]) -> Path:
@@ -193,6 +221,8 @@ def _imports(path: Path, place: Path) -> Iterator[Path]:
     for node in nodes:
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import | ast.ImportFrom) else []
         if isinstance(node, ast.ImportFrom):
+            if node.level > package.count(".") + 1:
+                raise UserError(f"{path}, line {node.lineno}: the import leads out of the folder {place}")
             module = importlib.util.resolve_name("." * node.level + (node.module or ""), package)
             names = [module, *(f"{module}.{name}" for name in names)]
         for first, *rest in (name.split(".") for name in names):

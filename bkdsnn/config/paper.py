@@ -29,6 +29,7 @@ from bkdsnn.config.catalogue import (
     M,
     all_known,
     entries,
+    expect_fields,
     known,
     load_scale,
     load_table,
@@ -36,10 +37,10 @@ from bkdsnn.config.catalogue import (
     place_of_table,
     table_names,
 )
-from bkdsnn.config.declarations import Column, MethodEntry, Overrides, Row, Table
+from bkdsnn.config.declarations import Column, MethodEntry, Overrides, Row, Table, Terms
 from bkdsnn.config.layers import Layer, Parts, merged, origins, within
 from bkdsnn.config.plans import At, Cell, Plan, Preset
-from bkdsnn.core.errors import UserError, suggest, unknown
+from bkdsnn.core.errors import UserError, faults, suggest, unknown
 
 TERMS = {term.model_fields["method"].default: term for term in get_args(get_args(Term)[0])}
 FAMILIES = {family.model_fields["family"].default: family for family in get_args(get_args(Network)[0])}
@@ -64,7 +65,7 @@ def find_run(name: str, scale: str, config: Path = CONFIG) -> RunSpec:
         if found := runs.get(name) or copied([name], runs, scale, config).get(name):
             return found
     known = f"`python -m bkdsnn plan <table> --scale {scale}` lists the runs of a table"
-    raise UserError(f"unknown run '{name}' in scale '{scale}'{suggest(name, runs)}; {known}")
+    raise UserError(f"unknown run '{name}' in scale '{scale}'{suggest(name, runs)}; {known}{own.hint()}")
 
 
 def all_runs(
@@ -111,6 +112,7 @@ class Expansion:
             note = f"{self.scale.note.strip()} Neurons are those of the paper's text: IF with a sigmoid surrogate."
             self.scale = self.scale.model_copy(update={"note": note})
         self.requested: dict[str, Overrides] = {}  # overrides of single runs by file; they win over the scale's
+        self.wanted: set[tuple[str, str]] = set()  # (kind, name) of the entries whose overrides were looked up
         self.places: dict[tuple[str, str], str] = {}  # (kind, name) of an entry to the file and key that declare it
         self.config = config
         self.terms = {name: one for name, one in own.joined("method", TERMS | LOSSES).items() if name not in LOSSES}
@@ -122,8 +124,13 @@ class Expansion:
         self.recipes = self._placed("recipe", "recipes/*.yaml", Recipe)
         self.quantised = self._placed("quantised", "quantised.yaml", Quantised)
         self._check(f"config/scales/{scale}.yaml", self.scale)
+        for name, fields in self.networks.items():
+            self._expect_network(fields, self.places["network", name])
         for name, method in self.methods.items():
-            all_known("term", method.distill, self.terms, self.places["method", name])
+            where, bases = self.places["method", name], {"student", *self.methods}
+            all_known("term", method.distill, self.terms, where)
+            all_known("method", filter(None, (method.teacher, method.source)), self.methods, where)
+            all_known("method", filter(None, [method.base]), bases, f"{where}, as 'base'")
         self._replace_datasets(config)
 
     def _replace_datasets(self, config: Path) -> None:
@@ -152,15 +159,40 @@ class Expansion:
         self._check(file, overrides)
         self.requested[file] = overrides
 
+    def unused(self, overrides: Overrides) -> list[str]:
+        """Return the entries of the overrides that no run uses of those expanded so far, such as "recipes 'x'"."""
+        stated = ((kind, name) for kind, entries in overrides for name in entries)
+        return [f"{kind} '{name}'" for kind, name in stated if (kind, name) not in self.wanted]
+
     def _check(self, where: str, overrides: Overrides) -> None:
-        """Refuse overrides of unknown names, which would have no effect."""
-        all_known("dataset", overrides.datasets, self.datasets, where)
+        """Refuse overrides of unknown names or fields, also where no run uses them."""
+        all_known("dataset", (*overrides.datasets, *overrides.datasets.values()), self.datasets, where)
         all_known("network", overrides.networks, self.networks, where)
         all_known("recipe", overrides.recipes, {"*", *self.recipes}, where)
-        all_known("term", overrides.distill, self.terms, where)
+        for name, fields in overrides.networks.items():
+            self._expect_network({**self.networks[name], **fields}, f"{where}, networks '{name}'")
+        for name, fields in overrides.recipes.items():
+            expect_fields(Recipe, fields, f"{where}, recipes '{name}'")
+        self._expect_terms(overrides.distill, where)
+
+    def _expect_terms(self, terms: Terms, where: str) -> None:
+        all_known("term", terms, self.terms, where)
+        for term, options in terms.items():
+            expect_fields(self.terms[term], options, f"{where}, distill '{term}'")
+
+    def _expect_network(self, fields: Mapping[str, Any], where: str) -> None:
+        """Refuse fields of a network that no family takes together; those that a method adds may be missing."""
+        for kind, named in (("neuron", self.neurons), ("quantised", self.quantised)):
+            all_known(kind, filter(None, [fields.get(kind)]), named, where)
+        plain = {key: value for key, value in fields.items() if key not in ("neuron", "quantised")}
+        families = [known("family", fields["family"], self.families, where)] if "family" in fields else self.families
+        nearest = sorted(families, key=lambda name: len(plain.keys() - self.families[name].model_fields.keys()))
+        if all(faults(self.families[name], plain) for name in nearest):
+            expect_fields(self.families[nearest[0]], plain, where)
 
     def _overrides(self, kind: str, *names: str) -> list[Layer]:
         """Return the overrides of entries with these names as layers: the scale's first, then those of single runs."""
+        self.wanted |= {(kind, name) for name in names}
         where = f"config/scales/{self.scale.name}.yaml, {kind}"
         layers = {where: self.scale, **{f"{file}, {kind}": one for file, one in self.requested.items()}}
         found = ((where, name, getattr(one, kind).get(name)) for where, one in layers.items() for name in names)
@@ -168,12 +200,10 @@ class Expansion:
 
     def plan(self, table: Table, seeds: Iterable[int] | None = None) -> Plan:
         """Return the plan of a table; see `paper.plan`."""
-        chosen = tuple(self.scale.seeds if seeds is None else seeds)
-        if not chosen:
-            raise UserError("'seeds' is empty; give at least one, such as seeds=[0]")
+        chosen = different(self.scale.seeds if seeds is None else seeds)
         self._check_table(table)
         cells = [self.cell(table, row, column, chosen) for row in table.rows for column in table.columns]
-        labels = {row.key: row.label or self._method(row.method).label for row in table.rows}
+        labels = {row.key: row.label or self.methods[row.method].label for row in table.rows}
         datasets = {column.dataset: self.datasets[column.dataset].label for column in table.columns}
         return Plan(table, self.scale, self.preset, labels, datasets, tuple(cells), self.copies)
 
@@ -185,7 +215,7 @@ class Expansion:
         for methods in by_method:
             all_known("method", methods, self.methods, where)
         for layer in (*layers, *(terms for methods in by_method for terms in methods.values())):
-            all_known("term", layer, self.terms, where)
+            self._expect_terms(layer, where)
         for setting in table.settings.values():
             term, option = setting.split(".")
             all_known("term", [term], self.terms, where)
@@ -231,7 +261,7 @@ class Expansion:
         The part `run` has the chosen names of dataset, network, recipe, teacher and so on; `dataset`, `network` and
         `recipe` have the fields of these entries, and each distillation term has its options.
         """
-        chain = self._chain(method, at.column)
+        chain = self._chain(method, at, at.row_place)
         choices = self._choices(chain, at)
         chosen = merged(choices)
         dataset = Layer(self.places["dataset", chosen["dataset"]], stated(self.datasets[chosen["dataset"]]))
@@ -252,46 +282,47 @@ class Expansion:
         layers = [
             CHOICES,
             Layer(at.row_place, {"timesteps": at.row.timesteps}),
-            Layer(at.column_place("dataset"), {"dataset": known("dataset", column.dataset, self.datasets)}),
+            Layer(
+                at.column_place("dataset"),
+                {"dataset": known("dataset", column.dataset, self.datasets, at.column_place("dataset"))},
+            ),
             *(Layer(layer.place, {"dataset": layer.fields}) for layer in self._overrides("datasets", column.dataset)),
             Layer(at.column_place(network), {"network": getattr(column, network)}),
         ]
         if role in column.timesteps:
             layers.append(Layer(at.column_place("timesteps"), {"timesteps": column.timesteps[role]}))
         layers += [Layer(stated[key], {key: method[key]}) for key in METHODS_OWN if method.get(key)]
-        if method.get("teacher") and column.taught_by:
-            layers.append(Layer(at.column_place("taught_by"), {"teacher": column.taught_by}))
+        if method.get("teacher") and (taught_by := column.taught_by):
+            place = at.column_place("taught_by")
+            layers.append(Layer(place, {"teacher": known("method", taught_by, self.methods, place)}))
         if role:
             layers.append(Layer(at.column_place("recipes"), {"recipe": self._recipe_name(role, at)}))
         if teachers and (published := self._published(column)) and not method.get("source"):
             evaluated = {} if column.fine_tune else {"recipe": None, "seed": 0}  # D-143
             layers.append(Layer(at.column_place("pretrained"), {"source": published, **evaluated}))
-        known("dataset", merged(layers)["dataset"], self.datasets)
         return layers
 
     def _published(self, column: Column) -> Pretrained | None:
         wanted = {"none": False, "fine-tuned": column.fine_tune, "all": True}
         return column.pretrained if wanted[self.scale.pretrained] else None
 
-    def _method(self, name: str) -> MethodEntry:
-        if name not in self.methods:
-            raise unknown("method", name, self.methods, "config/methods.yaml")
-        return self.methods[name]
-
-    def _chain(self, name: str, column: Column, above: tuple[str, ...] = ()) -> list[Layer]:
-        """Return the layers of a method: first those inherited from its base, then its own."""
+    def _chain(self, name: str, at: At, where: str, above: tuple[str, ...] = ()) -> list[Layer]:
+        """Return the layers of a method that `where` names: first those inherited from its base, then its own."""
         if name in above:
             raise UserError(
                 f"method '{name}' extends itself ({' > '.join([*above, name])}); expected a 'student' (of a column) "
                 "and a 'base' (of a method) that stand by themselves, such as sew-resnet"
             )
-        method = self._method(name)
-        base = column.student if method.base == "student" else method.base
-        inherited = self._chain(base, column, (*above, name)) if base else []
-        return [*inherited, Layer(self.places["method", name], stated(method))]
+        method, place = self.methods[known("method", name, self.methods, where)], self.places["method", name]
+        base, stating = (
+            (at.column.student, at.column_place("student")) if method.base == "student" else (method.base, place)
+        )
+        inherited = self._chain(base, at, stating, (*above, name)) if base else []
+        return [*inherited, Layer(place, stated(method))]
 
     def _network_layers(self, chosen: Mapping[str, Any], choices: list[Layer], chain: list[Layer]) -> list[Layer]:
-        name, places = known("network", chosen["network"], self.networks), origins(choices)
+        places = origins(choices)
+        name = known("network", chosen["network"], self.networks, places["network"])
         layers = [
             Layer(places["network"], {"name": name}),
             Layer(self.places["network", name], self.networks[name]),
@@ -302,17 +333,20 @@ class Expansion:
         for key, known_ones in (("neuron", self.neurons), ("quantised", self.quantised)):
             if entry := fields.get(key):
                 entry = "paper-text" if (key, self.preset) == ("neuron", "paper-text") else entry
-                where = self.places[key, known(key, entry, known_ones)]
+                where = self.places[key, known(key, entry, known_ones, stated[key])]
                 layers.append(Layer(f"{where}, by {stated[key]}", {key: known_ones[entry]}))
-        family = self.families[known("family", fields.get("family", "resnet"), self.families)]
+        family = self.families[known("family", fields.get("family", "resnet"), self.families, stated.get("family", ""))]
         if fields.get("form", family.model_fields["form"].default) in family.fires:
+            if chosen["timesteps"] is None:
+                raise UserError(f"{places['timesteps']}: 'timesteps' is missing, and '{name}' is spiking; state its T")
             layers.append(Layer(places["timesteps"], {"timesteps": chosen["timesteps"]}))
         return layers
 
     def _network(self, layers: list[Layer]) -> Network:
         fields = {"family": "resnet", **merged(layers)}
-        family = self.families[known("family", fields["family"], self.families)]
-        return parse(family, fields, f"network '{fields['name']}' at scale '{self.scale.name}'")
+        return parse(
+            self.families[fields["family"]], fields, f"network '{fields['name']}' at scale '{self.scale.name}'"
+        )
 
     def _terms(self, name: str, chain: list[Layer], at: At) -> Parts:
         stated = within(chain, "distill")
@@ -334,7 +368,7 @@ class Expansion:
         if role not in at.column.recipes:
             where = f"column '{at.column.key}'" if at.column.key else at.file
             raise unknown("recipe role", role, at.column.recipes, where)
-        return known("recipe", at.column.recipes[role], self.recipes)
+        return known("recipe", at.column.recipes[role], self.recipes, at.column_place("recipes"))
 
     def _recipe_layers(self, name: str | None) -> list[Layer]:
         if name is None:
@@ -343,6 +377,14 @@ class Expansion:
 
     def _recipe(self, name: str | None, layers: list[Layer]) -> Recipe | None:
         return parse(Recipe, merged(layers), f"recipe '{name}' at scale '{self.scale.name}'") if name else None
+
+
+def different(seeds: Iterable[int]) -> tuple[int, ...]:
+    """Return the seeds; none at all, or one twice, raises `UserError`."""
+    chosen = tuple(seeds)
+    if not chosen or len(set(chosen)) < len(chosen):
+        raise UserError(f"'seeds' is {list(chosen) or 'empty'}; give at least one, and each once, such as seeds=[0, 1]")
+    return chosen
 
 
 def stated(model: Strict) -> dict[str, Any]:

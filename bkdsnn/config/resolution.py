@@ -14,6 +14,7 @@ from bkdsnn.config.layers import Layer, Parts, merged
 from bkdsnn.config.paper import Expansion, find_run, stated
 from bkdsnn.config.plans import At, Preset
 from bkdsnn.core.errors import unknown
+from bkdsnn.core.progress import log
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,8 @@ def of_file(path: Path, scale: str, name: str | None = None) -> Resolved:
     last = expansion.run(request.method, at, request.seed)
     spec = _named(last, name)
     method = _asked(expansion, request.method, at, last, spec.name)
+    for unused in expansion.unused(request.overrides):
+        log.warning("%s: overrides of %s have no effect, because no part of the run is of that name", path, unused)
     return Resolved(spec, expansion.parts(method or request.method, at), (str(path),))
 
 

@@ -40,6 +40,15 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> UserE
     return UserError(f"{where}: " + "; ".join(lines))
 
 
+def faults(model: type[BaseModel], fields: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with some of a model's fields, judged one by one; the other fields may be missing."""
+    try:
+        model.model_validate(dict(fields))
+    except ValidationError as error:
+        return [_line(item, model) for item in error.errors() if item["loc"] and item["loc"][0] in fields]
+    return []
+
+
 def _line(item: Any, model: type[BaseModel]) -> str:
     key = ".".join(str(part) for part in item["loc"])
     if item["type"] == "extra_forbidden":

@@ -5,12 +5,15 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from bkdsnn.config import OwnLoss, RunSpec, TaskLoss, Term
+from bkdsnn.config.own import source
 from bkdsnn.core.errors import UserError
 from bkdsnn.distill.bkd import BKDLoss
 from bkdsnn.distill.ce import CrossEntropyLoss
@@ -58,6 +61,7 @@ class Criterion(nn.Module):
                 f"'distill' of run '{spec.name}' lists a method twice: {', '.join(names)}; keep one of each"
             )
         self.methods = nn.ModuleDict({options.method: _built(options, student, teacher) for options in chosen})
+        self.own: dict[str, Any] = {options.method: options for options in chosen if isinstance(options, OwnLoss)}
         self.taps = self._taps("taps")
         self.teacher_taps = self._taps("teacher_taps")
 
@@ -79,9 +83,21 @@ class Criterion(nn.Module):
         `blur` is the CPU generator of this step, from which methods draw their masks in the order of the spec.
         """
         losses: dict[str, Tensor] = {}
-        for method in self.methods.values():
-            losses |= method(student, teacher, labels, blur)
+        for name, method in self.methods.items():
+            with self.own[name].guarded(f"forward of '{name}'") if name in self.own else contextlib.nullcontext():
+                found = method(student, teacher, labels, blur)
+            losses |= _expect_losses(self.own[name], found) if name in self.own else found
         return losses
+
+
+def _expect_losses(options: OwnLoss, found: Any) -> dict[str, Tensor]:
+    """Return what a loss of the user's own returned; anything but 0-dim tensors by name raises `UserError`."""
+    for name, loss in (found if isinstance(found, dict) else {None: found}).items():
+        if name is None or not isinstance(loss, Tensor) or loss.dim():
+            shown = f"{type(loss).__name__} {tuple(loss.shape) if isinstance(loss, Tensor) else ''}".strip()
+            told = f"{source(type(options))}: forward of '{options.method}' returns {shown}"
+            raise UserError(f"{told}, expected a dict of 0-dim tensors, such as {{'{options.method}': loss}}")
+    return dict(found)
 
 
 def _built(options: TaskLoss | Term, student: Shapes, teacher: Shapes | None) -> Method:

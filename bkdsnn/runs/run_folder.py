@@ -128,7 +128,7 @@ class RunFolder:
             self._end("interrupted", str(pause))
             raise
         except Exception as error:
-            message = str(error) or repr(error)
+            message = str(error) if isinstance(error, UserError) else f"{type(error).__name__}: {error}"
             self._end("failed", message)
             with contextlib.suppress(UserError):
                 self.failed(message)

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import get_args
 
 from bkdsnn import models
 from bkdsnn.config import RUN_NAME, RunSpec, paper, plans
+from bkdsnn.config.catalogue import scale_names
 from bkdsnn.core import files
 from bkdsnn.core.archives import half_of_the_disk, unpack
 from bkdsnn.core.errors import Interrupted, UserError
@@ -26,6 +28,10 @@ from bkdsnn.runs.slices import Slice
 
 ACCEPTED = "a run folder, a folder of runs, or an archive (.tar, .tar.gz, .zip) of either"
 MOST = dict.fromkeys(ARTEFACTS, 1 << 26) | {"weights.safetensors": 1 << 32}  # largest accepted size of each file, bytes
+SPEC = (
+    " or at any other: it is a run of `train --spec`, of tables in an own folder that is not named here, or of another "
+    "version of the project; to keep it, copy its folder to results/<scale>/runs, where `show` finds it"
+)
 
 
 def import_runs(source: Path, scale: str, results: Path) -> None:
@@ -93,10 +99,7 @@ class _Import:
 
     def _import(self, name: str) -> None:
         if name not in self.specs:
-            raise UserError(
-                f"no table names this run at scale '{self.scale}'; expected a run of `python -m bkdsnn plan <table> "
-                f"--scale {self.scale}`: give the scale of the runs by --scale"
-            )
+            raise UserError(f"no table names this run at scale '{self.scale}'{self.elsewhere.get(name) or SPEC}")
         spec = self.specs[name]
         target = RunFolder(self.results / "runs", spec)
         if target.finished:
@@ -109,6 +112,13 @@ class _Import:
         self.absent.update(path for path in records if not path.is_file())
         _take(self.found[name], target, self.origin)
         log.info("%s: imported", name)
+
+    @functools.cached_property
+    def elsewhere(self) -> dict[str, str]:
+        """What to do about each run that only tables of another scale name."""
+        others, unplanned = set(scale_names()) - {self.scale}, self.found.keys() - self.specs.keys()
+        named = {name: scale for scale in others for name in _planned(unplanned, scale)}
+        return {name: f", but one does at scale '{scale}': give --scale {scale}" for name, scale in named.items()}
 
     def _expect_parent(self, parent: RunSpec) -> None:
         """Import a parent before its child, so that its files are older and Snakemake sees the child as up to date."""
@@ -158,10 +168,10 @@ def _copy(source: Path, target: Path) -> None:
         shutil.copyfile(source, temporary)
 
 
-def _planned(names: dict[str, Path], scale: str) -> dict[str, RunSpec]:
+def _planned(names: Collection[str], scale: str) -> dict[str, RunSpec]:
     """All runs of a scale by name, for every neuron preset and for the seeds and datasets that occur in `names`."""
     seeds = sorted({int(match["seed"]) for name in names if (match := RUN_NAME.match(name))})
     planned: dict[str, RunSpec] = {}
     for preset in get_args(plans.Preset):
         planned |= paper.all_runs(scale, seeds=seeds, neurons=preset)
-    return planned | paper.copied(names.keys() - planned.keys(), planned, scale)
+    return planned | paper.copied(set(names) - planned.keys(), planned, scale)

@@ -88,3 +88,10 @@ def test_a_crash_after_progress_is_retried_once_more(folder, spec, results):
 def test_who_never_began_is_not_retried(folder, spec, results):
     with pytest.raises(UserError, match=r"attempt 1 got no further than its beginning"):
         expect_progress(folder, 2)
+
+
+def test_an_error_that_nobody_foresaw_is_recorded_with_its_kind(results, spec):
+    folder = RunFolder(results / "runs", spec)
+    with pytest.raises(KeyError), folder.recorded():
+        raise KeyError("fc")
+    assert json.loads(folder.failure.read_text())["message"] == "KeyError: 'fc'"

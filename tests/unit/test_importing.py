@@ -207,7 +207,14 @@ def test_a_run_of_an_older_version_does_not_say_what_it_is_built_on(source, here
 def test_runs_of_another_scale_are_refused(source, here, told):
     with pytest.raises(UserError, match="2 of 2 runs refused"):
         import_runs(source, "demo", here)
-    assert "no table names this run at scale 'demo'" in told.text and not (here / "runs").exists()
+    assert "no table names this run at scale 'demo', but one does at scale 'smoke': give --scale smoke" in told.text
+    assert not (here / "runs").exists()
+
+
+def test_a_run_that_no_table_names_is_refused_with_what_to_do_with_it(source, here, told):
+    name = f"{STUDENT.name[:-10]}0123456789"
+    (source / STUDENT.name).rename(source / name)
+    assert "or at any other: it is a run of `train --spec`, of tables in" in refusal(source, here, told, name)
 
 
 def test_runs_on_other_data_are_refused(source, here, told):

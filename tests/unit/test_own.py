@@ -181,12 +181,15 @@ def test_captions_and_notes_do_not_call_own_work_the_papers(mine, tmp_path):
     assert remarks(figure)[0] == "mine." and f"own={mine}" in figure.command
 
 
-def test_an_own_loss_is_computed_from_the_features_before_the_last_layer(mine):
-    spec = run_of("table_mean", "mean", "resnet18-imagenet")
+def losses_of(spec):
     criterion = Criterion(spec, {"last": (4, 2, 2)}, {"deep": (4, 2, 2)})
     student, teacher = (Outputs(torch.zeros(1, 2, 10), {}, torch.zeros(1, 2, 4)) for _ in range(2))
     student.features["last"], teacher.features["deep"] = torch.ones(4, 2, 4, 2, 2), torch.full((1, 2, 4, 2, 2), 3.0)
-    losses = criterion(student, teacher, torch.zeros(2, dtype=torch.int64), torch.Generator())
+    return criterion(student, teacher, torch.zeros(2, dtype=torch.int64), torch.Generator())
+
+
+def test_an_own_loss_is_computed_from_the_features_before_the_last_layer(mine):
+    losses = losses_of(run_of("table_mean", "mean", "resnet18-imagenet"))
     assert losses["mean"].item() == pytest.approx(4.0) and list(losses) == ["ce", "mean"]
 
 
@@ -195,6 +198,65 @@ def test_an_own_network_is_built_with_own_neurons(mine):
     net = models.build(spec.network, spec.dataset)
     assert net(torch.rand(3, 3, 16, 16), ["fire"]).features["fire"].shape == (2, 3, 8, 8, 8)
     assert models.feature_shapes(net, 16) == {"fire": (8, 8, 8)}
+
+
+@pytest.mark.parametrize(
+    ("result", "message"),
+    [
+        ("1 / 0", r": ZeroDivisionError: division by zero \(.*gap\.py, line 2\)$"),
+        ("None", r": TypeError: unsupported operand .*'NoneType' \(.*losses/mean\.py, line 15\)$"),
+    ],
+)
+def test_an_own_loss_that_fails_in_training_is_named_with_its_file_and_its_error(mine, result, message):
+    (mine / "gap.py").write_text(f"def gap(feature, target):\n    return {result}\n")
+    with pytest.raises(UserError, match=rf"^[^ ]*mine/losses/mean\.py: forward of 'mean'{message}"):
+        losses_of(run_of("table_mean", "mean", "resnet18-imagenet"))
+
+
+@pytest.mark.parametrize(
+    ("result", "shown"), [("None", "NoneType"), ("{'mean': 1.0}", "float"), ("torch.ones(2)", r"Tensor \(2,\)")]
+)
+def test_an_own_loss_that_returns_anything_but_named_scalars_is_refused(mine, result, shown):
+    body = f"import torch\n\n        loss = Method()\n        loss.forward = lambda *_: {result}\n        return loss\n"
+    imports = "        from bkdsnn.distill.method import Method\n        "
+    write(mine, losses__mean=f"{LOSS.partition('        from')[0]}{imports}{body}")
+    with pytest.raises(
+        UserError, match=rf"mean\.py: forward of 'mean' returns {shown}, expected a dict of 0-dim tensors"
+    ):
+        losses_of(run_of("table_mean", "mean", "resnet18-imagenet"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('taps, last_layer = ("fire",), "head"', 'last_layer = "head"', "AttributeError: .*has no attribute 'taps'"),
+        ("def mac_layers", "def other_layers", "TypeError: Can't instantiate abstract class TinyNet .*mac_layers"),
+        ('{"conv": 1}', '{"convv": 1}', "AttributeError: TinyNet has no attribute `convv`"),
+        (
+            "classes)\n",
+            "7)\n",
+            r"TypeError: forward returns \(2, 1, 7\), expected Outputs with logits \(T, B, K\) = \(2, ",
+        ),
+        ("return Outputs(", "return (", "TypeError: forward returns tuple, expected Outputs"),
+        ("for tap in taps}", "for tap in []}", r"TypeError: forward returns no feature .* for the taps fire"),
+    ],
+)
+def test_an_own_network_that_lacks_a_part_is_named_with_its_file_and_the_part(mine, old, new, message):
+    write(mine, tiny_net=TINY_NET.replace(old, new))
+    spec = run_of("table_tiny", "tiny", "tiny")
+    with pytest.raises(
+        UserError, match=rf"^[^ ]*mine/networks/tiny\.py: (build of Tiny|trial of 'tiny' .*): {message}"
+    ):
+        models.build(spec.network, spec.dataset)
+
+
+def test_a_recipe_with_another_ending_is_refused_and_a_hidden_folder_is_left_alone(mine):
+    (mine / ".git").mkdir()
+    (mine / ".git" / "x.yml").touch()
+    paper.Expansion("smoke")
+    (mine / "recipes" / "x.yml").touch()
+    with pytest.raises(UserError, match=r"recipes/x\.yml: nothing reads it \(did you mean 'recipes/x\.yaml'\?\)"):
+        paper.Expansion("smoke")
 
 
 def test_a_spec_with_own_work_is_read_as_it_was_written(mine):
@@ -245,6 +307,42 @@ def test_reading_own_work_imports_no_torch(mine):
         ({"recipes__b": {"sew-cifar": {}}}, r"mine/recipes/b\.yaml declares 'sew-cifar', as config/recipes/sew\.yaml"),
         ({"methods": {"mean": {"lable": "x"}}}, r"^[^ ]*mine/methods\.yaml, 'mean': .*unknown key 'lable'.*'label'"),
         ({"networks": {"My_Net": {}}}, r"mine/networks\.yaml: 'My_Net' is not a name such as my-net-2"),
+        (
+            {"table__table_x": {}},
+            r"mine/table/table_x\.yaml: nothing reads it \(did you mean 'tables/table_x\.yaml'\?\)",
+        ),
+        (
+            {"tables__sub__table_x": {}},
+            r"tables/sub/table_x\.yaml: nothing reads it \(did you mean 'tables/table_x\.ya",
+        ),
+        (
+            {"tables__table_cut": {"extends": "table2c", "rows": [{**ROW, "method": "maen"}]}},
+            r"^unknown method 'maen' in [^ ]*mine/tables/table_cut\.yaml, row 'maen' \(did you mean 'mean'\?\)",
+        ),
+        (
+            {"tables__table_tiny": {**TABLES["table_tiny"], "rows": [{"group": "all", "method": "tiny"}]}},
+            r"^[^ ]*mine/tables/table_tiny\.yaml, row 'tiny': 'timesteps' is missing, and 'tiny-8' is spiking; st",
+        ),
+        (
+            {"methods": METHODS | {"mean": METHODS["mean"] | {"base": "studnet"}}},
+            r"^unknown method 'studnet' in [^ ]*mine/methods\.yaml, 'mean', as 'base' \(did you mean 'student'\?\)",
+        ),
+        (
+            {"networks": {"tiny-8": {"family": "tiny", "width": 8}, "spare": {"blocs": [1]}}},
+            r"^[^ ]*mine/networks\.yaml, 'spare': unknown key 'blocs' \(did you mean 'blocks'\?\)",
+        ),
+        (
+            {"networks__tiny": NETWORK.replace("from own.", "from ...")},
+            r"mine/networks/tiny\.py, line 12: the import leads out of the folder [^ ]*mine$",
+        ),
+        (
+            {
+                "networks__tiny": NETWORK.replace(
+                    "Neuron, OwnNetwork", "Neuron\nfrom bkdsnn.config.own import Own"
+                ).replace("(OwnNetwork", "(Own")
+            },
+            r"mine/networks/tiny\.py: Tiny lacks `fires` and the other parts of a network; extend OwnLoss or",
+        ),
         ({"method": {}}, r"mine/method\.yaml: nothing reads it \(did you mean 'methods\.yaml'\?\)"),
         (
             {"losses__ld": LOSS.replace('"mean"', '"ld"')},

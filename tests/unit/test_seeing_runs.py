@@ -149,6 +149,16 @@ def test_a_reader_that_has_enough_ends_a_list_without_a_traceback(tmp_path):
     assert (ended.returncode, ended.stderr) == (0, "")
 
 
+@pytest.mark.parametrize(
+    ("target", "reason"), [("/dev/full", "No space left on device"), ("&-", "it is closed")], ids=["full", "closed"]
+)
+def test_a_list_that_cannot_be_written_is_told_in_one_line(target, reason, tmp_path):
+    command = f"{sys.executable} -m bkdsnn plan table2a --scale smoke >{target}"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    ended = subprocess.run(["bash", "-c", command], cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    assert (ended.returncode, ended.stderr) == (1, f"error: cannot write to standard output: {reason}\n")
+
+
 # ---- Runs that no table names ----------------------------------------------------------------------------------------
 
 
@@ -178,6 +188,12 @@ def test_overrides_of_a_file_stand_over_the_scales_and_say_so(mine):
     assert places(found, "network")["blocks"].startswith("config/scales/smoke.yaml")
 
 
+def test_overrides_without_effect_are_told_once(mine, caplog):
+    resolution.of_file(mine(overrides={"recipes": {"ann-cifar": {"epochs": 1}, "vit-cifar": {"epochs": 1}}}), "smoke")
+    (told,) = caplog.messages
+    assert told.startswith("mine.yaml: overrides of recipes 'vit-cifar' have no effect")
+
+
 def test_what_show_prints_as_json_describes_the_same_run(mine, capsys):
     mine()
     assert cli.main(["show", "--spec", "mine.yaml", "--scale", "smoke", "--json"]) == 0
@@ -193,13 +209,20 @@ def test_what_show_prints_as_json_describes_the_same_run(mine, capsys):
     ("changes", "message"),
     [
         ({"metod": "x"}, "mine.yaml: unknown key 'metod' (did you mean 'method'?)"),
-        ({"method": "bkdsn"}, "unknown method 'bkdsn' in config/methods.yaml (did you mean"),
-        ({"dataset": "cifar"}, "unknown dataset 'cifar' (did you mean 'cifar"),
-        ({"network": "resnet21"}, "unknown network 'resnet21' (did you mean 'resnet"),
+        ({"method": "bkdsn"}, "unknown method 'bkdsn' in mine.yaml (did you mean"),
+        ({"dataset": "cifar"}, "unknown dataset 'cifar' in mine.yaml (did you mean 'cifar"),
+        ({"network": "resnet21"}, "unknown network 'resnet21' in mine.yaml (did you mean 'resnet"),
         ({"student": None}, "method 'bkdsnn' extends itself (bkdsnn > bkdsnn); expected a 'student'"),
         ({"recipes": {"student": "sew-cifar"}}, "unknown recipe role 'teacher' in mine.yaml; expected one of: student"),
         ({"overrides": {"recipes": {"sew": {}}}}, "unknown recipe 'sew' in mine.yaml (did you mean"),
         ({"overrides": {"recipes": {"sew-cifar": {"epoch": 1}}}}, "unknown key 'epoch' (did you mean 'epochs'?)"),
+        (
+            {"overrides": {"recipes": {"vit-cifar": {"epoch": 1}}}},
+            "mine.yaml, recipes 'vit-cifar': unknown key 'epoch'",
+        ),
+        ({"overrides": {"networks": {"resnet18": {"blocks": 2}}}}, "mine.yaml, networks 'resnet18': 'blocks': "),
+        ({"overrides": {"distill": {"lasnn": {"wieght": 1}}}}, "mine.yaml, distill 'lasnn': unknown key 'wieght'"),
+        ({"overrides": {"datasets": {"cifar10": "digit-12"}}}, "unknown dataset 'digit-12' in mine.yaml"),
         ({"timesteps": None}, "mine.yaml: 'timesteps': Field required"),
         ({"method": None}, "mine.yaml: "),
     ],

@@ -78,7 +78,7 @@ def test_an_unknown_table_is_named(begun):
     [
         (
             "stbp-tdbn",
-            "unknown method 'stbp-tdbn-' in config/methods.yaml (did you mean 'stbp-tdbn'?); expected one of: ",
+            "unknown method 'stbp-tdbn-' in config/paper/table2c.yaml, row 'stbp-tdbn-' (did you mean 'stbp-tdbn'?); ",
         ),
         ("lasnn", "config/paper/table2c.yaml: row 'bkdsnn': 'delta_against' is 'lasnn', expected one of: qcfs, "),
     ],
@@ -110,7 +110,8 @@ EDITS = {
     "a recipe that there is not": (
         ("paper/table2b.yaml", "student: spikingformer-cifar-300", "student: spikingformer-cifar-30"),
         "smoke",
-        "unknown recipe 'spikingformer-cifar-30' (did you mean 'spikingformer-cifar-300'?); expected one of: ",
+        "unknown recipe 'spikingformer-cifar-30' in config/paper/table2b.yaml, column 'sformer-4-256-cifar10' (did you "
+        "mean 'spikingformer-cifar-300'?); expected one of: ",
     ),
     "an option that there is not": (
         ("paper/table4d.yaml", "λ: bkd.blur_ratio", "λ: bkd.blur"),
