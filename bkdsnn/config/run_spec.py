@@ -20,7 +20,7 @@ from bkdsnn.config.recipes import Recipe
 class Pretrained(Part):
     """Published weights; a run's identity has their checksum (D-141), but not where they are downloaded or stored."""
 
-    name: str
+    name: str = Field(description="library and weights, such as torchvision/ResNet18_Weights.IMAGENET1K_V1")
     sha256: str | None = Field(
         default=None,
         pattern="^[0-9a-f]{8,64}$",
@@ -36,19 +36,21 @@ class Pretrained(Part):
 class RunSpec(Part):
     """One training, conversion or evaluation.
 
-    `source` gives the initial weights: those of another run, or published ones. With a `recipe` they are fine-tuned;
-    without one they are only evaluated. A conversion is such an evaluation: a `qcfs-snn` network whose source is a
-    `qcfs` network. The `version` of this class covers the code that all runs share: random streams and evaluation.
+    With a `recipe` the weights of its `source` are fine-tuned; without one they are only evaluated. A conversion is an
+    evaluation: of a `qcfs-snn` network whose source is a `qcfs` network. The `version` of this class covers the code
+    that all runs share: random streams and evaluation.
     """
 
-    dataset: Dataset
-    network: Network
-    loss: TaskLoss = CrossEntropy()
-    distill: tuple[Term, ...] = ()
-    teacher: RunSpec | None = None
-    source: RunSpec | Pretrained | None = None
-    recipe: Recipe | None
-    seed: int = Field(ge=0)
+    dataset: Dataset = Field(description="the images or recordings of training and test")
+    network: Network = Field(description="the network that is trained or evaluated")
+    loss: TaskLoss = Field(default=CrossEntropy(), description="loss between logits and labels")
+    distill: tuple[Term, ...] = Field(default=(), description="losses between the network and its teacher")
+    teacher: RunSpec | None = Field(default=None, description="run of the network that the losses in 'distill' imitate")
+    source: RunSpec | Pretrained | None = Field(
+        default=None, description="initial weights: those of another run, or published ones; none: random"
+    )
+    recipe: Recipe | None = Field(description="how the network is trained; null: only evaluated")
+    seed: int = Field(ge=0, description="seed of all random streams")
 
     @field_validator("distill", mode="before")
     @classmethod
