@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bkdsnn.analysis.cams import Cams, Views
-from bkdsnn.analysis.likeness import cosines, mean_and_std, overlaps
-from bkdsnn.analysis.maps import Shown, Summary, TapSummary, write_maps
+from bkdsnn.analysis.maps import PanelMaps, Summary, TapSummary, write_maps
+from bkdsnn.analysis.similarity import cosines, mean_and_std, overlaps
 from bkdsnn.analysis.test_set import expect_accuracy, reported
 from bkdsnn.config import Dataset
 from bkdsnn.config.figure_plans import FigurePlan, PanelPlan
@@ -52,7 +52,7 @@ def analyse(plan: FigurePlan, results: Path, device: torch.device) -> None:
 
 def _panel(
     plan: FigurePlan, panel: PanelPlan, runs: Sequence[Finished], results: Path, device: torch.device
-) -> tuple[Shown, list[TapSummary]]:
+) -> tuple[PanelMaps, list[TapSummary]]:
     """Pass the test set through all networks of a panel, batch by batch, with the view of its last curve (a student).
 
     Only the images and maps that the figure shows are kept, in the order of the test set.
@@ -74,7 +74,7 @@ def _panel(
         if run.spec.network.view == runs[-1].spec.network.view:  # otherwise it was tested on different crops
             expect_accuracy(run, _top1(own), len(own["right"]))
     order = np.searchsorted(np.sort(wanted), wanted)
-    shown = Shown(
+    shown = PanelMaps(
         specs=np.array([run.spec.digest for run in runs]),
         images=pixels(torch.cat(images_kept)[order], runs[-1].spec.dataset),
         labels=torch.cat(labels_seen)[wanted].numpy(),

@@ -152,7 +152,7 @@ def show(options: argparse.Namespace) -> str:
         found = resolution.resolve(options.run, options.scale, runs / options.run / "spec.json")
     if options.json:
         return json.dumps(json.loads(found.spec.canonical()), indent=1) + "\n"
-    return overview.shown(found, RunFolder(runs, found.spec), options.why)
+    return overview.details(found, RunFolder(runs, found.spec), options.why)
 
 
 def _expect_run(options: argparse.Namespace) -> None:

@@ -84,7 +84,7 @@ def _own_table(path: Path, config: Path) -> OwnTable:
     own_part, papers = load(Extension, path, path.stem), sorted((config / "paper").glob("*.yaml"))
     base = own_part.extends.table
     all_known("table of the paper", [base], [paper.stem for paper in papers], place(path))
-    with told(OwnTable, place(path)):
+    with user_errors(OwnTable, place(path)):
         return own_part.on_top_of(load_table(base, config))
 
 
@@ -149,12 +149,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def parse(model: type[M], content: Mapping[str, Any], where: str) -> M:
     """Validate a mapping against a model; a mistake raises `UserError` that names the place `where`."""
-    with told(model, where):
+    with user_errors(model, where):
         return TypeAdapter(model).validate_python(dict(content))
 
 
 @contextlib.contextmanager
-def told(model: type[Strict], where: str) -> Iterator[None]:
+def user_errors(model: type[Strict], where: str) -> Iterator[None]:
     """Turn a validation error inside the block into one `UserError` that names the place `where`."""
     try:
         yield

@@ -113,8 +113,8 @@ class FigurePlan:
 
     def runs(self) -> dict[str, RunSpec]:
         """Every run that the figure shows, by name."""
-        shown = (run for panel in self.panels for curve in panel.curves for run in curve.runs)
-        return {run.name: run for run in shown}
+        runs = (run for panel in self.panels for curve in panel.curves for run in curve.runs)
+        return {run.name: run for run in runs}
 
 
 def figure_names(config: Path = CONFIG) -> list[str]:
@@ -148,14 +148,14 @@ def plan_figure(expansion: Expansion, figure: Figure, seeds: Iterable[int] | Non
         PanelPlan(panel.title, tuple(CurvePlan(curve.label, cell.runs) for curve, cell in zip(panel.curves, row)))
         for panel, row in zip(figure.panels, cells)
     )
-    shown = [cell for row in cells for cell in row]
+    flat = [cell for row in cells for cell in row]
     return FigurePlan(
         figure=figure,
         scale=expansion.scale,
         neurons=expansion.preset,
-        seeds=max((tuple(run.seed for run in cell.runs) for cell in shown), key=len),
+        seeds=max((tuple(run.seed for run in cell.runs) for cell in flat), key=len),
         command=command(figure.name, expansion.scale.name, expansion.preset, chosen, expansion.copies),
-        data=_data(expansion, shown),
+        data=_data(expansion, flat),
         panels=tuple(panels),
     )
 

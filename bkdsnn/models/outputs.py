@@ -87,12 +87,12 @@ class Network(nn.Module, abc.ABC):
         self.check_taps([tap])
         return self.get_submodule(tap)
 
-    def seen(self, tap: str) -> nn.Module:
+    def gradcam_layer(self, tap: str) -> nn.Module:
         """Return the module whose output Grad-CAM uses for a tap: by default the tap's own."""
         return self.layer(tap)
 
     def as_map(self, output: Tensor) -> Tensor:
-        """Average the output of a module that `seen` returned, or its gradient, over time to (B, C, h, w)."""
+        """Average the output of a module that `gradcam_layer` returned, or its gradient, over time to (B, C, h, w)."""
         return self.unfold(output).mean(0)
 
     def unfold(self, x: Tensor) -> Tensor:

@@ -33,13 +33,13 @@ def expect_progress(folder: RunFolder, attempt: int) -> None:
     if attempt == 1 or folder.finished or [stands] != (began or [None]):
         return
     where = "its beginning" if stands is None else f"epoch {stands[0] + 1}, step {stands[1]}"
-    told = folder.failure.is_file()
-    why = schema.read(Failure, folder.failure).message if told else "it was killed"
+    reported = folder.failure.is_file()
+    why = schema.read(Failure, folder.failure).message if reported else "it was killed"
     message = (
         f"run {folder.spec.name}: attempt {attempt - 1} got no further than {where} ({why}); another would not "
         "either: mend the cause, then start snakemake again"
     )
-    if not told:
+    if not reported:
         folder.failed(message)
     raise UserError(message)
 

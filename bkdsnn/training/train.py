@@ -33,12 +33,12 @@ def train(
     folder: RunFolder,
     loader: Loader,
     device: torch.device,
-    part: Slice,
+    time_slice: Slice,
     resources: Path,
     group: Group = ALONE,
     recompute: bool = False,
 ) -> tuple[Network, Evaluation, list[Epoch]]:
-    """Train to the end, or save a checkpoint and raise `Interrupted` when the time slice `part` ends.
+    """Train to the end, or save a checkpoint and raise `Interrupted` when `time_slice` ends.
 
     Training resumes from the run's checkpoint. Without one it starts from the weights of the run's source, if it has
     one (published weights are in the folder `resources`), else from random weights. Returns the student, its evaluation
@@ -73,13 +73,13 @@ def train(
             at.step += 1
             meter.add(losses)
             progress.step(at.epoch, at.step)
-            over, due = group.any(part.over, saver.due)
+            over, due = group.any(time_slice.over, saver.due)
             if over or due:
-                meter.settle()
+                meter.flush()
                 saver.save(at)
             if over:
                 raise Interrupted(f"{spec.name}: saved at epoch {at.epoch + 1}, step {at.step}; run again to continue")
-        meter.settle()
+        meter.flush()
         evaluation = evaluate(step.student, loader, group)
         record = meter.record(evaluation.top1, recipe, device)
         if group.main:

@@ -1,4 +1,4 @@
-"""Grad-CAM of real networks against gradients worked out by hand and the package tap by tap; likeness against NumPy."""
+"""Grad-CAM of real networks against gradients worked out by hand and the package; similarities against NumPy."""
 
 import dataclasses
 import json
@@ -20,8 +20,8 @@ from torch.nn import functional
 from bkdsnn import cli, models
 from bkdsnn.analysis.cams import Cams, Classifier
 from bkdsnn.analysis.gradcam import analyse
-from bkdsnn.analysis.likeness import cosines, mean_and_std, overlaps, top
 from bkdsnn.analysis.maps import maps_paths, read_maps
+from bkdsnn.analysis.similarity import cosines, mean_and_std, overlaps, top
 from bkdsnn.config import paper
 from bkdsnn.core.errors import UserError
 from bkdsnn.runs import checkpoint

@@ -98,7 +98,7 @@ def test_a_run_of_several_cells_names_the_others():
     shown = plan_figure(expansion, load_figure("fig4")).panels[0].curves[0].runs[0]
     found = resolution.resolve(shown.name, "smoke", NOWHERE)
     assert found.spec == shown and len(found.asked_by) > 1
-    text = overview.shown(found, RunFolder(Path("runs"), shown), why=False)
+    text = overview.details(found, RunFolder(Path("runs"), shown), why=False)
     assert f"asked for by: {found.asked_by[0]} (and {len(found.asked_by) - 1} more)\n" in text and "config/" not in text
 
 

@@ -375,7 +375,7 @@ class Watched(Progress):
 @pytest.mark.parametrize("precision", ["fp16", "bf16"])
 @pytest.mark.parametrize("method", ["sew-resnet", "bkdsnn", "kdsnn", "lasnn", "transformer"])
 def test_no_step_waits_for_a_gpu(results, monkeypatch, method, precision):
-    monkeypatch.setattr(meter, "GUARD", 1)
+    monkeypatch.setattr(meter, "LOSSES_PER_TRANSFER", 1)
     monkeypatch.setattr(train, "Progress", Watched)
     augment = PUBLISHED["augment"].model_copy(update={"erasing_mode": "const"})
     spec = transformer("bkdsnn", augment=augment) if method == "transformer" else spec_of(method, epochs=2)
