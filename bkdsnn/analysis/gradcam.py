@@ -103,7 +103,7 @@ def _cams(run: Finished, taps: str, device: torch.device) -> Cams:
 def _look(run: Finished, cams: Cams, images: Tensor, labels: Tensor) -> Views:
     views = cams.of(images, labels)
     if not np.isfinite(views.maps).all():
-        raise UserError(f"{run.spec.name}: its maps are not finite numbers; train it with a lower rate")
+        raise UserError(f"{run.spec.name}: its maps are not finite numbers; train it with a lower learning rate")
     return views
 
 
@@ -157,7 +157,7 @@ def _open(where: str, runs: Sequence[Finished], images: Sequence[int], results: 
     for run in runs:
         if run.metrics.dataset.digest != loader.digest:
             raise UserError(
-                f"{where}: run {run.spec.name} saw data with digest {run.metrics.dataset.digest[:10]}, found "
+                f"{where}: run {run.spec.name} used data with digest {run.metrics.dataset.digest[:10]}, found "
                 f"{loader.digest[:10]}; put the data back, or remove {run.folder} and make the run again"
             )
     if (last := max(images)) >= loader.test_size:

@@ -141,7 +141,7 @@ def _read_panel(path: Path, plan: FigurePlan, index: int, summary: Summary) -> P
         array = getattr(shown, key)
         _expect(path, key, f"{array.dtype} {array.shape}", f"{np.dtype(kind)} {shape}")
     if not ((shown.maps >= 0) & (shown.maps <= 1)).all():
-        raise UserError(f"{path}: 'maps' has entries outside of 0 .. 1")
+        raise UserError(f"{path}: 'maps' has numbers below 0 or above 1")
     return shown
 
 
@@ -153,4 +153,4 @@ def _expect(path: Path, key: str, found: Any, expected: Any) -> None:
 def _expect_runs(path: Path, found: Sequence[Any], expected: Sequence[Any]) -> None:
     for one, planned in itertools.zip_longest(found, expected):
         if one != planned:
-            raise UserError(f"{path}: is of other runs: has {one}, expected {planned}")
+            raise UserError(f"{path}: was made for other runs: has {one}, expected {planned}")

@@ -157,4 +157,4 @@ def show(options: argparse.Namespace) -> str:
 
 def _expect_run(options: argparse.Namespace) -> None:
     if not (options.run or options.spec):
-        raise UserError("no run; expected its name, which `python -m bkdsnn plan <table>` lists, or --spec <file>")
+        raise UserError("no run; expected a name, which `python -m bkdsnn plan <table>` lists, or --spec <file>")

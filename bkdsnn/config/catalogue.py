@@ -58,7 +58,7 @@ def named_files(prefix: str, ours: Path, theirs: str) -> dict[str, Path]:
     found = {path.stem: path for path in sorted(ours.glob("*.yaml"))}
     for path in own.files(f"{theirs}/*.y*ml"):
         if path.suffix != ".yaml" or not re.fullmatch(rf"{prefix}(?!1$|ure$)\w+", path.stem):
-            raise UserError(f"{path}: not the name of a target, expected one such as {prefix}_mine.yaml")
+            raise UserError(f"{path}: the file's name cannot be a target; rename it, such as {prefix}_mine.yaml")
         if path.stem in found:
             raise UserError(f"{path}: {place(found[path.stem])} has that name already; choose another")
         found[path.stem] = path
@@ -126,7 +126,7 @@ def entries(pattern: str, config: Path = CONFIG) -> dict[str, tuple[Any, str]]:
             if name in found:
                 raise UserError(f"{place(path)} declares '{name}', as {found[name][1]} does; choose another name")
             if own.owns(path) and not own.NAME.fullmatch(str(name)):
-                raise UserError(f"{place(path)}: '{name}' is not a name such as my-net-2")
+                raise UserError(f"{place(path)}: '{name}' is not a name such as my-net-2; rename the entry")
             if not isinstance(content, Mapping):
                 kind = "nothing" if content is None else type(content).__name__
                 raise UserError(f"{place(path)}, '{name}': expected a mapping, found {kind}")

@@ -83,7 +83,8 @@ class Dataset(Part):
     def _consistent(self) -> Dataset:
         for key in ("digits", "events"):
             if (self.format == key) != (getattr(self, key) is not None):
-                raise ValueError(f"the key '{key}' belongs to format '{key}', and only there")
+                state = "missing" if self.format == key else f"given with format '{self.format}'"
+                raise ValueError(f"'{key}' is {state}; expected it with format '{key}', and with no other")
         for key in ("mean", "std"):
             if len(found := getattr(self, key)) != (expected := 0 if self.events else self.channels):
                 raise ValueError(f"'{key}' has {len(found)} numbers, format '{self.format}' needs {expected}")

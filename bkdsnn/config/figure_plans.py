@@ -70,10 +70,10 @@ class Figure(Strict):
             raise ValueError(f"two panels share a title: {', '.join(titles)}")
         if bool(self.images) != (self.kind == "gradcam"):
             raise ValueError(
-                f"'images' and kind 'gradcam' belong together, found {list(self.images)} and '{self.kind}'"
+                f"'images' is {list(self.images)} and 'kind' is '{self.kind}'; only kind 'gradcam' needs 'images'"
             )
         if self.taps != "last" and self.kind != "gradcam":
-            raise ValueError(f"'taps' is for kind 'gradcam', found kind '{self.kind}'")
+            raise ValueError(f"'taps' is given with kind '{self.kind}', expected kind 'gradcam'; leave it out")
         return self
 
 

@@ -129,7 +129,7 @@ class ResNet(Architecture):
     @model_validator(mode="after")
     def _consistent(self) -> ResNet:
         if len(self.blocks) != len(self.widths):
-            raise ValueError(f"'blocks' names {len(self.blocks)} stages, 'widths' {len(self.widths)}")
+            raise ValueError(f"'blocks' has {len(self.blocks)} stages, 'widths' {len(self.widths)}; expected as many")
         if self.form.startswith("qcfs") != (self.quantised is not None):
             raise ValueError(f"form '{self.form}' {'takes no' if self.quantised else 'needs'} 'quantised'")
         self._check_form(self.form in ("spiking", "sew"), self.neuron)

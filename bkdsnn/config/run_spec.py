@@ -72,23 +72,24 @@ class RunSpec(Part):
     @model_validator(mode="after")
     def _consistent(self) -> RunSpec:
         if self.recipe is None and self.source is None:
-            raise ValueError("a run without 'recipe' needs a 'source' whose weights it evaluates")
+            raise ValueError("a run without 'recipe' needs a 'source' whose weights it evaluates; give one of them")
         self._check_input()
         self._check_source()
         if bool(self.distill) != (self.teacher is not None):
-            raise ValueError("'distill' and 'teacher' belong together")
+            given, missing = ("distill", "teacher") if self.distill else ("teacher", "distill")
+            raise ValueError(f"'{given}' is given, but no '{missing}'; expected both or neither")
         if any(term.method == "hard-ld" for term in self.distill) != self._distilled_head:
-            raise ValueError("'hard-ld' and a network with 'distilled_head' belong together")
+            raise ValueError("'hard-ld' needs a network with 'distilled_head', and such a network needs 'hard-ld'")
         if self.teacher:
             self._check_teacher(self.teacher)
         summed = any(isinstance(term, BKD) and term.reduction == "sum" for term in self.distill)
         if summed and self.recipe and self.recipe.processes > 1:
-            raise ValueError("'reduction: sum' of 'bkd' depends on the batch of one process; 'processes' must be 1")
+            raise ValueError("'reduction: sum' of 'bkd' needs the whole batch in one process; 'processes' must be 1")
         return self
 
     def _check_teacher(self, teacher: RunSpec) -> None:
         if teacher.dataset != self.dataset:
-            raise ValueError(f"teacher sees '{teacher.dataset.name}', student '{self.dataset.name}'")
+            raise ValueError(f"the teacher's dataset is '{teacher.dataset.name}', expected '{self.dataset.name}'")
         vector = any(isinstance(term, BKD) and term.target == "vector" for term in self.distill)
         if vector and teacher.network.flattens:
             raise ValueError(f"'bkd' with 'target: vector' needs a pooled vector; '{teacher.network.name}' has none")
@@ -109,10 +110,12 @@ class RunSpec(Part):
     def _check_source(self) -> None:
         if not isinstance(self.source, RunSpec):
             return
-        if self.source.network.geometry() != self.network.geometry():
-            raise ValueError(f"'source' has another network than '{self.network.name}' as used here")
+        theirs, ours = self.source.network.geometry(), self.network.geometry()
+        if differing := sorted(key for key in {*theirs, *ours} if theirs.get(key) != ours.get(key)):
+            fields = ", ".join(f"'{key}'" for key in differing)
+            raise ValueError(f"the network of 'source' differs from '{self.network.name}' in {fields}; make them equal")
         if self.recipe and self.source.network.form != self.network.form:
-            raise ValueError(f"'source' has form '{self.source.network.form}', fine-tuned is '{self.network.form}'")
+            raise ValueError(f"'source' has form '{self.source.network.form}', expected '{self.network.form}'")
 
     @computed_field  # type: ignore[prop-decorator]
     @property

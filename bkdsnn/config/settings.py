@@ -131,5 +131,5 @@ def weights_root(given: Path | None) -> Path | None:
 def _folder(given: Path | None, variable: str, key: str) -> Path | None:
     chosen = given or (Path(os.environ[variable]) if os.environ.get(variable) else None)
     if chosen is not None and not chosen.is_dir():
-        raise UserError(f"'{key}' (or {variable}): no such folder: {chosen}")
+        raise UserError(f"'{key}' (or {variable}): no such folder: {chosen}; create it or correct the path")
     return chosen

@@ -37,7 +37,7 @@ def claim(wanted: Sequence[str], count: int, folder: Path) -> list[str]:
         for stream in locked.values():
             stream.close()
         if not announced:
-            log.info("waiting for %d free of %d GPUs: others compute on them (%s)", missing, len(others), folder)
+            log.info("waiting for %d of %d GPUs: other processes use them (locks: %s)", missing, len(others), folder)
             announced = True
         time.sleep(POLL_SECONDS * random.uniform(0.5, 1.5))
     _HELD.update(locked)

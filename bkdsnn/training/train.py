@@ -47,7 +47,9 @@ def train(
     first of them writes files. `recompute` trades time for memory, see `models.recomputation`.
     """
     if not loader.steps:
-        raise UserError(f"'batch_size' is {recipe.batch_size}, more than the {loader.train_size} training samples")
+        raise UserError(
+            f"'batch_size' is {recipe.batch_size}, expected {loader.train_size} or less, all training samples"
+        )
     teacher = load_teacher(spec, folder, device)
     student, criterion = build(spec, teacher, device, recompute)
     if spec.source:

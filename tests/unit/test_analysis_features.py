@@ -183,8 +183,8 @@ def test_an_unfinished_run_is_named_and_nothing_is_written(plan, results, tmp_pa
         (lambda content: content["histograms"][0].update(entries=0), r"'histograms\.0\.entries'"),
         (lambda content: content["histograms"][0]["counts"].update({"0": 1.5}), r"'histograms\.0\.counts\.0'"),
         (lambda content: content["histograms"][0].update(step=0), r"'histograms\.0\.step'"),
-        (lambda content: content["histograms"][0].update(spec="0" * 64), "nothing on run .*it is of other runs"),
-        (lambda content: content["histograms"].pop(1), "nothing on run .*it is of other runs"),
+        (lambda content: content["histograms"][0].update(spec="0" * 64), "it was made for other runs and has no"),
+        (lambda content: content["histograms"].pop(1), "it was made for other runs and has no histogram of"),
         (lambda content: content.clear(), "'figure'"),
     ],
 )

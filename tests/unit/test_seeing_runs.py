@@ -224,7 +224,7 @@ def test_a_run_of_a_file_is_trained_after_the_runs_and_data_that_it_needs(mine, 
     assert code == 1 and first in text and not Path("results").exists()
     assert told("data", found.dataset.name)[0] == 0
     code, text = told("train")
-    assert code == 1 and f"its teacher is not trained; first `python -m bkdsnn train {found.teacher.name} " in text
+    assert code == 1 and f"its teacher is not trained; do so by `python -m bkdsnn train {found.teacher.name} " in text
     assert told("train", found.teacher.name)[0] == 0
     assert told("train")[0] == 0
     folder = RunFolder(Path("results/smoke/runs"), found)

@@ -312,12 +312,12 @@ def test_teacher_weights_of_another_run_are_named(results):
     with pytest.raises(UserError, match="belongs to spec 0000000000"):
         run(spec, results)
     save_file(tensors, path)
-    with pytest.raises(UserError, match="not written by bkdsnn"):
+    with pytest.raises(UserError, match="has no 'bkdsnn' header"):
         run(spec, results)
 
 
 def test_less_data_than_one_batch_is_named(results):
-    with pytest.raises(UserError, match="'batch_size' is 41, more than the 40 training samples"):
+    with pytest.raises(UserError, match="'batch_size' is 41, expected 40"):
         run(spec_of("sew-resnet", batch_size=41), results)
 
 
