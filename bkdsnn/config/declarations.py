@@ -102,7 +102,7 @@ class Table(Strict):
     distill: Terms = Field(default={}, description="options of distillation terms for the whole table")
     bold: bool = Field(default=True, description="whether the best of each column is set in bold")
     footnotes: tuple[str, ...] = Field(default=(), description="sentences below the table")
-    deviations: tuple[Deviation, ...] = Field(default=(), description="what a reader of this table must know")
+    deviations: tuple[Deviation, ...] = Field(default=(), description="rows of docs/deviations.md to cite")
 
     @model_validator(mode="after")
     def _aligned(self) -> Table:

@@ -54,14 +54,14 @@ class Figure(Strict):
     name: str = Field(description="name of the figure's file")
     number: str = Field(description="number of the figure in the paper, such as 2a")
     title: str = Field(description="subject of the figure, for its caption")
-    kind: Kind = Field(description="what is drawn")
+    kind: Kind = Field(description="kind of plot")
     panels: tuple[Panel, ...] = Field(min_length=1, description="panels, in order")
     images: tuple[int, ...] = Field(default=(), description="indices of the test images that a Grad-CAM figure shows")
     taps: Literal["all", "last"] = Field(
         default="last", description="whether Grad-CAM looks at the features of every stage, or only at the last"
     )
     notes: tuple[str, ...] = Field(default=(), description="sentences below the figure")
-    deviations: tuple[Deviation, ...] = Field(default=(), description="what a reader of this figure must know")
+    deviations: tuple[Deviation, ...] = Field(default=(), description="rows of docs/deviations.md to cite")
 
     @model_validator(mode="after")
     def _consistent(self) -> Figure:

@@ -1,4 +1,4 @@
-"""The networks: geometry, form, neurons and time-steps of each family.
+"""The networks: geometry (depth, widths and so on), form (ANN, spiking, ...), neurons and time-steps of each family.
 
 Every family declares its own `form` and `fires`; it inherits the other common fields from `Architecture`.
 """

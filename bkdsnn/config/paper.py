@@ -57,7 +57,7 @@ def find_run(name: str, scale: str, config: Path = CONFIG) -> RunSpec:
     """Return the spec of the run with this name, for any seed, neurons and data; an unknown name raises `UserError`."""
     match = RUN_NAME.match(name)
     if match is None:
-        raise UserError(f"'{name}' is not a run name; expected <dataset>-<network>-<method>-t<T>-s<seed>-<10 digits>")
+        raise UserError(f"'{name}' is not a run name; expected <dataset>-<network>-<method>-t<T>-s<seed>-<digest>")
     runs: dict[str, RunSpec] = {}
     for preset in get_args(Preset):
         runs |= all_runs(scale, seeds=[int(match["seed"])], neurons=preset, config=config)

@@ -134,7 +134,7 @@ class RunSpec(Part):
 
     @property
     def name(self) -> str:
-        """Readable prefix and ten digits of the digest, such as `cifar10-sew-resnet20-bkdsnn-t4-s0-3fa9c2d1b7`."""
+        """Readable prefix and ten hexadecimal digits, such as `cifar10-sew-resnet20-bkdsnn-t4-s0-3fa9c2d1b7`."""
         parts = (self.dataset.name, self.network.slug, self.method, f"t{self.network.timesteps}", f"s{self.seed}")
         return "-".join((*parts, self.digest[:10]))
 

@@ -43,16 +43,16 @@ class Attended(NamedTuple):
 class Network(nn.Module, abc.ABC):
     """A classifier of images (B, 3, H, W), or of frames (B, T, 2, H, W) of events, their counts as floats.
 
-    `taps` names the features that it can return, the last of them the one before the last layer. Every family of
-    networks implements the abstract methods, and overrides another method if its default does not hold for the family.
+    `sample` is the shape of one sample without H and W: (3,) for images, (T, 2) for frames. `taps` names the features
+    that it can return, the last of them the one before the last layer, and `last_layer` the submodule that returns the
+    logits. Every family of networks implements the abstract methods, and overrides another method if its default does
+    not hold for the family.
     """
 
     timesteps: int = 1
     sample: tuple[int, ...] = (3,)
-    """What stands before H and W in one sample: (3,) for images, (T, 2) for frames."""
     taps: tuple[str, ...]
     last_layer: str
-    """Name of the submodule that gives the logits."""
 
     @abc.abstractmethod
     def forward(self, images: Tensor, taps: Sequence[str] = ()) -> Outputs:

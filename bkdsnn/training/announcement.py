@@ -1,4 +1,4 @@
-"""The first lines of a training log: a summary of what is about to be trained, and how."""
+"""The first lines of a training log: a summary of the network, its losses, recipe, data and teacher."""
 
 from __future__ import annotations
 

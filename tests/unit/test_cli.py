@@ -166,7 +166,7 @@ def test_help_of_a_subcommand_explains_every_argument(command, capsys):
 
 MISTAKES = [
     (f"train {STUDENT.name}", f"unknown run '{STUDENT.name}' in scale 'demo'"),
-    ("train digits", "'digits' is not a run name; expected <dataset>-<network>-<method>-t<T>-s<seed>-<10 digits>"),
+    ("train digits", "'digits' is not a run name; expected <dataset>-<network>-<method>-t<T>-s<seed>-<digest>"),
     (f"train {STUDENT.name} --scale smok", "unknown scale 'smok' (did you mean 'smoke'?)"),
     (f"train {STUDENT.name} --scale smoke --device gpu", "unknown device 'gpu'; expected auto, cpu, cuda or cuda:<n>"),
     ("data smoke-digits-21 --scale smoke", "in config/datasets.yaml (did you mean 'smoke-digits-12'?)"),

@@ -1,4 +1,4 @@
-"""Grad-CAM (figures 2a and 3a): what each network looks at, and how like its teacher it does."""
+"""Grad-CAM (figures 2a and 3a): the image regions that decide a prediction, and their similarity to the teacher's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run recorded epoch by epoch, as far as figures show it."""
+"""The history of a run, epoch by epoch, as figures need it."""
 
 from __future__ import annotations
 

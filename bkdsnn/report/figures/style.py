@@ -143,7 +143,7 @@ def mathtext(label: str) -> str:
 
 
 def applied() -> contextlib.AbstractContextManager[None]:
-    """Draw in this look, on matplotlib's defaults whatever the user's own settings are, and leave them alone after."""
+    """Draw in this look, on matplotlib's defaults, and restore the user's own settings afterwards."""
     return matplotlib.style.context(RC, after_reset=True)
 
 
@@ -164,7 +164,7 @@ def sheet(plan: FigurePlan, width: float, height: float, notes: Iterable[str] = 
 
 
 def remarks(plan: FigurePlan) -> list[str]:
-    """Sentences that every picture carries: what it is, its scale, its data with what they stand in for, its seeds."""
+    """Sentences that every picture carries: its subject, scale and seeds, and its data with the data they replace."""
     parts = (f"{name} stands in for {real}" if real else name for name, real in plan.data.items())
     number = plan.figure.number
     return [
