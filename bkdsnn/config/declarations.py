@@ -5,15 +5,31 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Sequence
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, GetJsonSchemaHandler, model_validator
+from pydantic_core import CoreSchema
 
 from bkdsnn.config import Pretrained, Strict, TaskLoss
+from bkdsnn.config.losses import TERMS
 from bkdsnn.core.errors import unknown
 
 Keyed = TypeVar("Keyed", "Row", "Column")
 Role = Literal["student", "teacher", "conversion", "pretraining"]
 Fragment = dict[str, Any]
-Terms = dict[str, Fragment]  # options of distillation terms, by term
+
+
+class _Options:
+    """Adds the options of the project's own distillation terms to a JSON schema, so that editors explain these too."""
+
+    @staticmethod
+    def __get_pydantic_json_schema__(core: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        terms = {name: term.model_json_schema() for name, term in TERMS.items()}
+        for term in terms.values():
+            del term["properties"]["method"]
+            term["required"] = []  # a layer may set a single option
+        return {**handler(core), "properties": terms}
+
+
+Terms = Annotated[dict[str, Fragment], _Options]  # options of distillation terms, by term
 Deviation = Annotated[str, Field(pattern=r"^D-\d{3}$", description="id of a row of docs/deviations.md")]
 MetricName = Literal["top1", "firing-rate", "operations", "energy", "strict-macs", "strict-acs", "strict-energy"]
 

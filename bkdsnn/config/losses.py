@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from pydantic import Field, SerializeAsAny, model_validator
 
@@ -112,3 +112,4 @@ TaskLoss = Annotated[CrossEntropy | TET, Field(discriminator="method"), own.or_o
 Term = Annotated[
     LD | HardLD | BKD | KDSNN | LaSNN, Field(discriminator="method"), own.or_own("method"), SerializeAsAny()
 ]
+TERMS = {term.model_fields["method"].default: term for term in get_args(get_args(Term)[0])}

@@ -21,7 +21,6 @@ from bkdsnn.config import (
     RunSpec,
     Strict,
     TaskLoss,
-    Term,
     own,
 )
 from bkdsnn.config.catalogue import (
@@ -38,10 +37,10 @@ from bkdsnn.config.catalogue import (
 )
 from bkdsnn.config.declarations import Column, MethodEntry, Overrides, Row, Table
 from bkdsnn.config.layers import Layer, Parts, merged, origins, within
+from bkdsnn.config.losses import TERMS
 from bkdsnn.config.plans import At, Cell, Plan, Preset
 from bkdsnn.core.errors import UserError, suggest, unknown
 
-TERMS = {term.model_fields["method"].default: term for term in get_args(get_args(Term)[0])}
 FAMILIES = {family.model_fields["family"].default: family for family in get_args(get_args(Network)[0])}
 LOSSES = {loss.model_fields["method"].default: loss for loss in get_args(get_args(TaskLoss)[0])}
 CHOICES = Layer("(default)", {"loss": CrossEntropy(), "teacher": None, "source": None, "recipe": None})

@@ -68,6 +68,7 @@ def test_every_file_names_its_schema_and_is_valid(path):
         ("recipes", {"mine": {"epochs": 0, "batch_size": 2, "optimizer": "sgd", "lr": 0.1}}),
         ("networks", {"mine": {"stem_widht": 3}}),
         ("methods", {"mine": {"base": "student"}}),
+        ("methods", {"mine": {"label": "Mine", "distill": {"bkd": {"blur": 0.2}}}}),
         ("neurons", {"mine": {"kind": "lif", "surrogate": "step", "alpha": 1.0}}),
     ],
 )
