@@ -105,7 +105,7 @@ def test_features_that_are_not_finite_are_refused():
     ann = figure_plan("histogram", PANELS[0]).panels[0].curves[1].runs[0]
     teacher = models.build(ann.network, ann.dataset)
     torch.nn.init.constant_(next(teacher.layer4.parameters()), float("inf"))
-    with pytest.raises(UserError, match="teacher: feature 'stage4' is not finite"):
+    with pytest.raises(UserError, match="teacher: feature 'stage4' of a test image is not finite"):
         tallied(teacher, [images, images], FeatureCounts(1, spiking=False), "teacher")
 
 
