@@ -12,10 +12,15 @@ help:
 	@echo "make fig4      a figure (any: make fig<number>)"
 	@echo "make all       every table and figure"
 	@echo "make test      set up, lint and test"
+	@echo "make lint      set up, and check style and types, without tests"
 	@echo "make faults    end trainings and snakemake, damage and forbid files, 50 times and more"
 	@echo "make gpu-kit   fill .gpu/ (or KIT=folder) for a GPU machine without network, see benchmarks/gpu/"
 	@echo "make setup     only set up .venv"
 	@echo "make clean     remove .venv and caches, never results"
+	@echo "make readme    for maintainers: make table 2c and put it into README.md"
+	@echo "make schema    for maintainers: write config/schemas from the models in bkdsnn/config"
+	@echo "make lock      for maintainers: write requirements.lock from pyproject.toml (needs uv)"
+	@echo "Options for Snakemake: make table2c ARGS='--config scale=lite'"
 
 setup: $(READY)
 

@@ -40,7 +40,7 @@ from bkdsnn.machine import devices
 from bkdsnn.models.neurons import Spiking, implementation
 from bkdsnn.models.recomputation import recompute
 from bkdsnn.runs.checkpoint import Position
-from bkdsnn.training.step import DTYPES, Step, imitated
+from bkdsnn.training.step import DTYPES, Step, teacher_outputs
 from bkdsnn.training.step import build as build_ours
 
 STEPS = {"cpu": 1, "cuda": 10}  # in one measurement unless --steps says so; a GPU is waited for at its end
@@ -134,7 +134,7 @@ class Side:
     def evidence(self, batch: Batch) -> tuple[float, float]:
         """Return the loss in float64, and the norm of its gradient at the first weights, behind all others."""
         self.parts.double()
-        losses = self.step().losses(Batch(batch.images.double(), batch.shown.double(), batch.labels), LATER)
+        losses = self.step().losses(Batch(batch.images.double(), batch.teacher_input.double(), batch.labels), LATER)
         loss = torch.stack(list(losses.values())).sum()
         loss.backward()
         norm = next(self.student.parameters()).grad.norm()
@@ -242,7 +242,7 @@ def distillation(spec: RunSpec, ours: Side, batch: Batch) -> dict[str, Callable[
     def teach() -> None:
         for _ in range(STEPS[device.type]):
             with torch.autocast(device.type, DTYPES[spec.recipe.precision], enabled=device.type == "cuda"):
-                imitated(ours.teacher, batch.shown, ours.criterion.teacher_taps)
+                teacher_outputs(ours.teacher, batch.teacher_input, ours.criterion.teacher_taps)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 

@@ -17,7 +17,7 @@ from bkdsnn.config.settings import Settings
 from bkdsnn.config import Pretrained
 
 
-def settle():
+def read_settings():
     """Validate the configuration and expand every table and figure; stop with one message if there is a mistake."""
     try:
         settings = Settings.read(config)
@@ -33,7 +33,7 @@ def settle():
     return settings, expansion.scale, plans, drawn
 
 
-SETTINGS, SCALE, PLANS, FIGURES = settle()
+SETTINGS, SCALE, PLANS, FIGURES = read_settings()
 RUNS = {name: spec for plan in PLANS.values() for name, spec in plan.runs().items()}
 DATASETS = sorted({spec.dataset.name for spec in RUNS.values()})
 TAUGHT_BY = {spec.teacher.name for spec in RUNS.values() if spec.teacher}

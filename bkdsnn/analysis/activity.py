@@ -82,6 +82,6 @@ def _expect_data(run: Finished, loader: Loader) -> None:
     expected = run.metrics.dataset.digest
     if loader.digest != expected:
         raise UserError(
-            f"{run.folder / 'metrics.json'}: the run saw data with digest {expected[:10]}, found {loader.digest[:10]}; "
-            "put the data back, or remove that folder and make the run again"
+            f"{run.folder / 'metrics.json'}: the run used data with digest {expected[:10]}, found "
+            f"{loader.digest[:10]}; put the data back, or remove that folder and make the run again"
         )

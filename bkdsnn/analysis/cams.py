@@ -41,7 +41,7 @@ class Cams(GradCAM):
 
     def __init__(self, network: Network, taps: Sequence[str]) -> None:
         self.taps = taps
-        layers = [network.seen(tap) for tap in taps]
+        layers = [network.gradcam_layer(tap) for tap in taps]
         layers[0].register_forward_hook(lambda module, inputs, output: output.requires_grad_())  # before the package's
         self._positive: list[NDArray[np.bool_]] = []
         super().__init__(Classifier(network.requires_grad_(False)), layers, network.as_map)

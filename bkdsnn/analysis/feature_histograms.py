@@ -125,7 +125,7 @@ def tallied(network: Network, batches: Iterable[Tensor], tally: FeatureCounts, n
     for images in batches:
         feature = network(images, (tap,)).features[tap]
         if not feature.isfinite().all():
-            raise UserError(f"{name}: feature '{tap}' is not finite for some test image; train with a lower rate")
+            raise UserError(f"{name}: feature '{tap}' of a test image is not finite; train with a lower learning rate")
         tally.add(feature)
     return tally
 
@@ -148,7 +148,7 @@ def read_features(plan: FigurePlan, results: Path) -> dict[str, Histogram]:
     by_run = {one.run: one for one in found.histograms}
     for name, run in plan.runs().items():
         if name not in by_run or by_run[name].spec != run.digest:
-            raise UserError(f"{path}: nothing on run {name}: it is of other runs; remove it and {again}")
+            raise UserError(f"{path}: it was made for other runs and has no histogram of {name}; remove it and {again}")
     return by_run
 
 

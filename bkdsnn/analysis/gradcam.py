@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bkdsnn.analysis.cams import Cams, Views
-from bkdsnn.analysis.likeness import cosines, mean_and_std, overlaps
-from bkdsnn.analysis.maps import Shown, Summary, TapSummary, write_maps
+from bkdsnn.analysis.maps import PanelMaps, Summary, TapSummary, write_maps
+from bkdsnn.analysis.similarity import cosines, mean_and_std, overlaps
 from bkdsnn.analysis.test_set import expect_accuracy, reported
 from bkdsnn.config import Dataset
 from bkdsnn.config.figure_plans import FigurePlan, PanelPlan
@@ -52,7 +52,7 @@ def analyse(plan: FigurePlan, results: Path, device: torch.device) -> None:
 
 def _panel(
     plan: FigurePlan, panel: PanelPlan, runs: Sequence[Finished], results: Path, device: torch.device
-) -> tuple[Shown, list[TapSummary]]:
+) -> tuple[PanelMaps, list[TapSummary]]:
     """Pass the test set through all networks of a panel, batch by batch, with the view of its last curve (a student).
 
     Only the images and maps that the figure shows are kept, in the order of the test set.
@@ -74,7 +74,7 @@ def _panel(
         if run.spec.network.view == runs[-1].spec.network.view:  # otherwise it was tested on different crops
             expect_accuracy(run, _top1(own), len(own["right"]))
     order = np.searchsorted(np.sort(wanted), wanted)
-    shown = Shown(
+    shown = PanelMaps(
         specs=np.array([run.spec.digest for run in runs]),
         images=pixels(torch.cat(images_kept)[order], runs[-1].spec.dataset),
         labels=torch.cat(labels_seen)[wanted].numpy(),
@@ -103,7 +103,7 @@ def _cams(run: Finished, taps: str, device: torch.device) -> Cams:
 def _look(run: Finished, cams: Cams, images: Tensor, labels: Tensor) -> Views:
     views = cams.of(images, labels)
     if not np.isfinite(views.maps).all():
-        raise UserError(f"{run.spec.name}: its maps are not finite numbers; train it with a lower rate")
+        raise UserError(f"{run.spec.name}: its maps are not finite numbers; train it with a lower learning rate")
     return views
 
 
@@ -157,7 +157,7 @@ def _open(where: str, runs: Sequence[Finished], images: Sequence[int], results: 
     for run in runs:
         if run.metrics.dataset.digest != loader.digest:
             raise UserError(
-                f"{where}: run {run.spec.name} saw data with digest {run.metrics.dataset.digest[:10]}, found "
+                f"{where}: run {run.spec.name} used data with digest {run.metrics.dataset.digest[:10]}, found "
                 f"{loader.digest[:10]}; put the data back, or remove {run.folder} and make the run again"
             )
     if (last := max(images)) >= loader.test_size:

@@ -57,7 +57,7 @@ class Summary(BaseModel):
         return [one for one in self.methods if (one.panel, one.label) == (panel, label)]
 
 
-class Shown(NamedTuple):
+class PanelMaps(NamedTuple):
     """The I images that a panel shows, with the maps of its N networks at L taps; `specs` are the runs' digests."""
 
     specs: NDArray[np.str_]  # (N,)
@@ -75,7 +75,7 @@ def maps_paths(plan: FigurePlan, results: Path) -> tuple[Path, Path]:
     return base.with_suffix(".npz"), base.with_suffix(".json")
 
 
-def write_maps(plan: FigurePlan, results: Path, shown: list[Shown], summary: Summary) -> None:
+def write_maps(plan: FigurePlan, results: Path, shown: list[PanelMaps], summary: Summary) -> None:
     """Write the two files that `read_maps` reads, each atomically; `shown` has one entry per panel."""
     shown_at, summary_at = maps_paths(plan, results)
     arrays = {f"{panel}/{key}": array for panel, one in enumerate(shown) for key, array in one._asdict().items()}
@@ -84,7 +84,7 @@ def write_maps(plan: FigurePlan, results: Path, shown: list[Shown], summary: Sum
     files.write_text(summary_at, summary.model_dump_json(indent=1) + "\n")
 
 
-def read_maps(plan: FigurePlan, results: Path) -> tuple[list[Shown], Summary]:
+def read_maps(plan: FigurePlan, results: Path) -> tuple[list[PanelMaps], Summary]:
     """Return the images and maps of each panel, and the summary of a figure.
 
     Raises `UserError` for files that are missing, damaged, or of other runs, images or taps than the figure's.
@@ -95,7 +95,7 @@ def read_maps(plan: FigurePlan, results: Path) -> tuple[list[Shown], Summary]:
             raise UserError(f"{plan.figure.name} shows maps of Grad-CAM: no {path}; make it with `{plan.command}`")
     try:
         summary = _read_summary(summary_at, plan)
-        return [_read_shown(shown_at, plan, index, summary) for index in range(len(plan.panels))], summary
+        return [_read_panel(shown_at, plan, index, summary) for index in range(len(plan.panels))], summary
     except UserError as error:
         raise UserError(f"{error}; remove it and make it with `{plan.command}`") from error
 
@@ -119,10 +119,10 @@ def _read_summary(path: Path, plan: FigurePlan) -> Summary:
     return summary
 
 
-def _read_shown(path: Path, plan: FigurePlan, index: int, summary: Summary) -> Shown:
+def _read_panel(path: Path, plan: FigurePlan, index: int, summary: Summary) -> PanelMaps:
     try:
         with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            shown = Shown(*(arrays[f"{index}/{key}"] for key in Shown._fields))
+            shown = PanelMaps(*(arrays[f"{index}/{key}"] for key in PanelMaps._fields))
     except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
         raise UserError(f"{path}: not readable ({error})") from error
     panel = plan.panels[index]
@@ -141,7 +141,7 @@ def _read_shown(path: Path, plan: FigurePlan, index: int, summary: Summary) -> S
         array = getattr(shown, key)
         _expect(path, key, f"{array.dtype} {array.shape}", f"{np.dtype(kind)} {shape}")
     if not ((shown.maps >= 0) & (shown.maps <= 1)).all():
-        raise UserError(f"{path}: 'maps' has entries outside of 0 .. 1")
+        raise UserError(f"{path}: 'maps' has numbers below 0 or above 1")
     return shown
 
 
@@ -153,4 +153,4 @@ def _expect(path: Path, key: str, found: Any, expected: Any) -> None:
 def _expect_runs(path: Path, found: Sequence[Any], expected: Sequence[Any]) -> None:
     for one, planned in itertools.zip_longest(found, expected):
         if one != planned:
-            raise UserError(f"{path}: is of other runs: has {one}, expected {planned}")
+            raise UserError(f"{path}: was made for other runs: has {one}, expected {planned}")

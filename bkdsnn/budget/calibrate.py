@@ -57,7 +57,7 @@ def calibrate(
             log.warning("%d of %d: %s does not fit into the memory of this GPU", number, len(kinds), name)
             continue
         path = found.model_copy(update={"times": {name: times}}).write(results)
-        log.info("%d of %d: %s, %s", number, len(kinds), name, _said(times))
+        log.info("%d of %d: %s, %s", number, len(kinds), name, _in_words(times))
     if path is None:
         raise UserError("no kind of run fits into the memory of this GPU; choose another device or a smaller scale")
     return path
@@ -148,9 +148,9 @@ class RandomLoader(Loader):
         super().__init__(count, count, "", self.batch, spec.seed)
         self.trained, self.tested = Marks(device, seconds), Marks(device, seconds)
         self._images = self._random(spec, spec.network.timesteps, device)
-        taught = spec.teacher.network.timesteps if spec.teacher else spec.network.timesteps
-        same = not spec.dataset.events or taught == spec.network.timesteps
-        self._shown = self._images if same else self._random(spec, taught, device)
+        teacher_timesteps = spec.teacher.network.timesteps if spec.teacher else spec.network.timesteps
+        same = not spec.dataset.events or teacher_timesteps == spec.network.timesteps
+        self._teacher_input = self._images if same else self._random(spec, teacher_timesteps, device)
         self._labels = torch.arange(self.batch, device=device) % spec.dataset.classes
 
     def _random(self, spec: RunSpec, timesteps: int, device: torch.device) -> Tensor:
@@ -160,7 +160,7 @@ class RandomLoader(Loader):
 
     def _read_train(self, order: Tensor, steps: range, epoch: int) -> Iterator[Batch]:
         for _ in self.trained.steps():
-            yield Batch(self._images, self._shown, self._labels)
+            yield Batch(self._images, self._teacher_input, self._labels)
 
     def _read_test(self, order: Tensor, steps: range) -> Iterator[tuple[Tensor, Tensor]]:
         for _ in self.tested.steps():
@@ -171,6 +171,6 @@ def _spread(times: list[float]) -> float:
     return statistics.stdev(map(math.log, times)) if len(times) > 1 else 0.0
 
 
-def _said(times: Times) -> str:
+def _in_words(times: Times) -> str:
     training = f"{1000 * times.step_seconds:.1f} ms a step, " if times.step_seconds else ""
     return f"{training}{1000 * times.image_seconds:.2f} ms a test image"

@@ -44,7 +44,7 @@ def kind(spec: RunSpec) -> str:
     """
     data = spec.dataset
     recipe = spec.recipe.model_dump(mode="json", include=IN_RECIPE) if spec.recipe else {}
-    told = {
+    described = {
         "data": [data.name, data.format, data.classes, data.image_size],
         "network": _network(spec.network),
         "loss": spec.loss.method,
@@ -53,7 +53,7 @@ def kind(spec: RunSpec) -> str:
         "recipe": recipe,
         "mix": bool(spec.recipe and spec.recipe.mix),
     }
-    digest = hashlib.sha256(json.dumps(told, sort_keys=True).encode()).hexdigest()[:10]
+    digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:10]
     return f"{data.name}-{spec.network.slug}-{spec.method}-t{spec.network.timesteps}-{digest}"
 
 

@@ -13,7 +13,7 @@ from bkdsnn.core.errors import UserError
 def add(commands: arguments.Commands) -> None:
     """Add these subcommands to the parser."""
     one = arguments.command(commands, "activity", activity)
-    one.add_argument("run", help="name of a finished run")
+    one.add_argument("run", help="name of a finished run, which `plan` lists")
     arguments.common(one)
     arguments.on_device(one)
 

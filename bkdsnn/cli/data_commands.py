@@ -17,30 +17,35 @@ from bkdsnn.core.errors import UserError
 def add(commands: arguments.Commands) -> None:
     """Add these subcommands to the parser."""
     one = arguments.command(commands, "data", data)
-    one.add_argument("dataset", help="name in config/datasets.yaml")
+    one.add_argument("dataset", help="name in config/datasets.yaml, such as cifar10")
     arguments.described(one)
     arguments.common(one)
-    one.add_argument("--root", type=Path, help="folder with your data (default: $BKDSNN_DATA_ROOT)")
+    said = "folder in which the folders of your datasets lie (default: $BKDSNN_DATA_ROOT; embedded data need none)"
+    one.add_argument("--root", type=Path, metavar="FOLDER", help=said)
     arguments.logged(one)
 
     one = arguments.command(commands, "frames", frames)
-    one.add_argument("dataset", help="name in config/datasets.yaml")
+    one.add_argument("dataset", help="name in config/datasets.yaml, such as cifar10-dvs")
     arguments.described(one)
-    one.add_argument("--timesteps", type=positive(int), required=True, help="T, frames of one recording")
+    said = "T, number of frames of each recording (required)"
+    one.add_argument("--timesteps", type=positive(int), required=True, metavar="T", help=said)
     arguments.common(one)
     arguments.logged(one)
 
     one = arguments.command(commands, "weights", weights)
     one.add_argument("name", help="such as torchvision/ResNet18_Weights.IMAGENET1K_V1")
-    one.add_argument("--root", type=Path, help="folder with the files (default: $BKDSNN_WEIGHTS_ROOT, else download)")
-    one.add_argument("--resources", type=Path, default=Path("resources"), help="where to put them")
+    said = "folder that already holds the file (default: $BKDSNN_WEIGHTS_ROOT, else the file is downloaded)"
+    one.add_argument("--root", type=Path, metavar="FOLDER", help=said)
+    arguments.resourced(one)
     arguments.logged(one)
 
     one = arguments.command(commands, "convert", convert)
     one.add_argument(
-        "source", type=Path, help="cifar-10-batches-py, cifar-100-python (folder, .tar.gz or .zip) or images"
+        "source",
+        type=Path,
+        help="cifar-10-batches-py or cifar-100-python (folder, .tar.gz or .zip), or a folder or archive of images",
     )
-    one.add_argument("target", type=Path, help="folder to make")
+    one.add_argument("target", type=Path, help="folder to make, such as data/cifar-10-batches-bin")
 
 
 def data(options: argparse.Namespace) -> None:

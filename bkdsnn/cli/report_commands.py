@@ -22,14 +22,16 @@ def add(commands: arguments.Commands) -> None:
         arguments.common(one)
         arguments.planned(one)
         arguments.logged(one)
-        one.add_argument("--mac-pj", type=positive(float), default=4.6, help="energy of a MAC, pJ (default: 4.6)")
-        one.add_argument("--ac-pj", type=positive(float), default=0.9, help="energy of an AC, pJ (default: 0.9)")
+        for kind, words, picojoules in (("mac", "multiply-accumulate", 4.6), ("ac", "accumulate", 0.9)):
+            said = f"energy of one {words} operation, pJ (default: {picojoules})"
+            one.add_argument(f"--{kind}-pj", type=positive(float), default=picojoules, metavar="PJ", help=said)
 
     one = arguments.command(commands, "figure", figure)
     one.add_argument("figure", help=f"one of: {', '.join(figures.figure_names())}")
     arguments.common(one)
     arguments.planned(one)
-    one.add_argument("--figures", type=Path, default=Path("figures"), help="where to draw (default: figures)")
+    said = "folder for the images, with a folder per scale in it (default: figures)"
+    one.add_argument("--figures", type=Path, default=Path("figures"), metavar="FOLDER", help=said)
     arguments.logged(one)
 
     one = arguments.command(commands, "notation", notation)
@@ -37,9 +39,8 @@ def add(commands: arguments.Commands) -> None:
     arguments.logged(one)
 
     one = arguments.command(commands, "schema", schema)
-    one.add_argument(
-        "--folder", type=Path, default=catalogue.CONFIG / "schemas", help="where (default: config/schemas)"
-    )
+    said = "folder to write to (default: config/schemas)"
+    one.add_argument("--folder", type=Path, default=catalogue.CONFIG / "schemas", help=said)
 
     one = arguments.command(commands, "ledger", ledger)
     arguments.common(one)

@@ -23,21 +23,18 @@ from bkdsnn.runs.run_folder import RunFolder
 def add(commands: arguments.Commands) -> None:
     """Add these subcommands to the parser."""
     one = arguments.command(commands, "train", train)
-    one.add_argument(
-        "run", nargs="?", help="run name; `plan` lists them; with --spec, the run it describes if left out"
-    )
-    arguments.described(one)
+    arguments.run_or_spec(one)
     arguments.common(one)
     arguments.on_device(one)
     arguments.recomputing(one)
-    one.add_argument("--minutes", type=positive(float), help="save and exit with 75 shortly before so many minutes")
-    one.add_argument(
-        "--attempt",
-        type=positive(int),
-        default=1,
-        help="from 2 on, refuse if the one before got no further (default: 1)",
+    said = "longest time: the training is saved shortly before and ends with exit code 75 (default: no limit)"
+    one.add_argument("--minutes", type=positive(float), metavar="MINUTES", help=said)
+    said = (
+        "for retries: 2 and more say that the run was tried before, and refuse it if the last try saved no progress, "
+        "because another would fail likewise (default: 1, never refused)"
     )
-    one.add_argument("--resources", type=Path, default=Path("resources"), help="folder of published weights")
+    one.add_argument("--attempt", type=positive(int), default=1, metavar="N", help=said)
+    arguments.resourced(one)
 
     one = arguments.command(commands, "import", import_runs)
     one.add_argument("source", type=Path, help="a run folder, a folder of runs, or an archive (.tar, .tar.gz, .zip)")
@@ -45,33 +42,35 @@ def add(commands: arguments.Commands) -> None:
     arguments.logged(one)
 
     one = arguments.command(commands, "calibrate", calibrate)
-    one.add_argument("targets", nargs="*", help="tables and figures whose runs are timed (default: all)")
+    said = "tables and figures whose runs are timed, such as table2c fig4 (default: all)"
+    one.add_argument("targets", nargs="*", help=said)
     arguments.common(one)
     arguments.variant(one)
-    one.add_argument("--seconds", type=positive(float), default=1.0, help="for the steps of one kind (default: 1)")
+    said = "seconds for which the training steps of each kind of run are repeated (default: 1)"
+    one.add_argument("--seconds", type=positive(float), default=1.0, metavar="SECONDS", help=said)
     arguments.on_device(one)
     arguments.recomputing(one)
 
     one = arguments.command(commands, "plan", plan)
     known = ", ".join((*catalogue.table_names(), *figures.figure_names()))
     one.add_argument("target", help=f"one of: {known}")
-    one.add_argument("--row", help="only this row of the table, or curve of the figure")
-    one.add_argument("--column", help="only this column of the table, or panel of the figure")
+    said = "only this row of the table, or curve of the figure, such as bkdsnn (default: all)"
+    one.add_argument("--row", help=said)
+    said = "only this column of the table, or panel of the figure, such as resnet18-imagenet (default: all)"
+    one.add_argument("--column", help=said)
     form = one.add_mutually_exclusive_group()
-    form.add_argument("--json", action="store_true", help="a list of objects in place of text")
-    form.add_argument("--names", action="store_true", help="only the names of the cells' runs, without ancestors")
+    form.add_argument("--json", action="store_true", help="print a list of JSON objects in place of text")
+    said = "print only names, and only of the runs whose results the table or figure shows, not of their teachers"
+    form.add_argument("--names", action="store_true", help=said)
     arguments.common(one)
     arguments.planned(one)
     arguments.logged(one)
 
     one = arguments.command(commands, "show", show)
-    one.add_argument(
-        "run", nargs="?", help="run name; `plan` lists them; with --spec, the run it describes if left out"
-    )
-    arguments.described(one)
+    arguments.run_or_spec(one)
     form = one.add_mutually_exclusive_group()
-    form.add_argument("--why", action="store_true", help="also say which file each value came from")
-    form.add_argument("--json", action="store_true", help="the spec as JSON, which `train --spec` reads")
+    form.add_argument("--why", action="store_true", help="print behind each value the file that it came from")
+    form.add_argument("--json", action="store_true", help="print the settings as JSON, which `train --spec` reads")
     arguments.common(one)
 
 
@@ -153,9 +152,9 @@ def show(options: argparse.Namespace) -> str:
         found = resolution.resolve(options.run, options.scale, runs / options.run / "spec.json")
     if options.json:
         return json.dumps(json.loads(found.spec.canonical()), indent=1) + "\n"
-    return overview.shown(found, RunFolder(runs, found.spec), options.why)
+    return overview.details(found, RunFolder(runs, found.spec), options.why)
 
 
 def _expect_run(options: argparse.Namespace) -> None:
     if not (options.run or options.spec):
-        raise UserError("no run; expected its name, which `python -m bkdsnn plan <table>` lists, or --spec <file>")
+        raise UserError("no run; expected a name, which `python -m bkdsnn plan <table>` lists, or --spec <file>")

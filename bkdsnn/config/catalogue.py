@@ -58,7 +58,7 @@ def named_files(prefix: str, ours: Path, theirs: str) -> dict[str, Path]:
     found = {path.stem: path for path in sorted(ours.glob("*.yaml"))}
     for path in own.files(f"{theirs}/*.yaml"):
         if not re.fullmatch(rf"{prefix}(?!1$|ure$)\w+", path.stem):
-            raise UserError(f"{path}: not the name of a target, expected one such as {prefix}_mine.yaml")
+            raise UserError(f"{path}: the file's name cannot be a target; rename it, such as {prefix}_mine.yaml")
         if path.stem in found:
             raise UserError(f"{path}: {place(found[path.stem])} has that name already; choose another")
         found[path.stem] = path
@@ -83,7 +83,7 @@ def _own_table(path: Path, config: Path) -> OwnTable:
     own_part, papers = load(Extension, path, path.stem), sorted((config / "paper").glob("*.yaml"))
     base = own_part.extends.table
     all_known("table of the paper", [base], [paper.stem for paper in papers], place(path))
-    with told(OwnTable, place(path)):
+    with user_errors(OwnTable, place(path)):
         return own_part.on_top_of(load_table(base, config))
 
 
@@ -125,7 +125,7 @@ def entries(pattern: str, config: Path = CONFIG) -> dict[str, tuple[Any, str]]:
             if name in found:
                 raise UserError(f"{place(path)} declares '{name}', as {found[name][1]} does; choose another name")
             if own.owns(path) and not own.NAME.fullmatch(str(name)):
-                raise UserError(f"{place(path)}: '{name}' is not a name such as my-net-2")
+                raise UserError(f"{place(path)}: '{name}' is not a name such as my-net-2; rename the entry")
             if not isinstance(content, Mapping):
                 kind = "nothing" if content is None else type(content).__name__
                 raise UserError(f"{place(path)}, '{name}': expected a mapping, found {kind}")
@@ -148,12 +148,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
 
 def parse(model: type[M], content: Mapping[str, Any], where: str) -> M:
     """Validate a mapping against a model; a mistake raises `UserError` that names the place `where`."""
-    with told(model, where):
+    with user_errors(model, where):
         return TypeAdapter(model).validate_python(dict(content))
 
 
 @contextlib.contextmanager
-def told(model: type[Strict], where: str) -> Iterator[None]:
+def user_errors(model: type[Strict], where: str) -> Iterator[None]:
     """Turn a validation error inside the block into one `UserError` that names the place `where`."""
     try:
         yield

@@ -24,21 +24,21 @@ OF_ONE_SEED = ("gradcam", "histogram")  # kinds of figures that show only the ne
 
 
 class Curve(Strict):
-    """One method in a panel: the cell of `row` in a table. `table` and `column` default to those of the panel."""
+    """One method in a panel: a cell of a table."""
 
-    label: str
-    row: str
-    table: str | None = None
-    column: str | None = None
+    label: str = Field(description="the name that the legend prints")
+    row: str = Field(description="key of the cell's row")
+    table: str | None = Field(default=None, description="name of the cell's table; none: that of the panel")
+    column: str | None = Field(default=None, description="key of the cell's column; none: that of the panel")
 
 
 class Panel(Strict):
     """A panel of a figure: curves that share the same axes."""
 
-    title: str
-    table: str
-    column: str
-    curves: tuple[Curve, ...] = Field(min_length=1)
+    title: str = Field(description="heading of the panel")
+    table: str = Field(description="table whose cells the curves are, such as table2c")
+    column: str = Field(description="key of the column whose cells the curves are")
+    curves: tuple[Curve, ...] = Field(min_length=1, description="one curve, row of images or histogram per method")
 
     @model_validator(mode="after")
     def _told_apart(self) -> Panel:
@@ -49,17 +49,19 @@ class Panel(Strict):
 
 
 class Figure(Strict):
-    """A figure of the paper. `images` are the indices, in the test set, of the images that Grad-CAM figures show."""
+    """A figure of the paper."""
 
-    name: str
-    number: str
-    title: str
-    kind: Kind
-    panels: tuple[Panel, ...] = Field(min_length=1)
-    images: tuple[int, ...] = ()
-    taps: Literal["all", "last"] = Field(default="last", description="features that Grad-CAM looks at")
-    notes: tuple[str, ...] = ()
-    deviations: tuple[Deviation, ...] = Field(default=(), description="what a reader of this figure must know")
+    name: str = Field(description="name of the figure's file")
+    number: str = Field(description="number of the figure in the paper, such as 2a")
+    title: str = Field(description="subject of the figure, for its caption")
+    kind: Kind = Field(description="kind of plot")
+    panels: tuple[Panel, ...] = Field(min_length=1, description="panels, in order")
+    images: tuple[int, ...] = Field(default=(), description="indices of the test images that a Grad-CAM figure shows")
+    taps: Literal["all", "last"] = Field(
+        default="last", description="whether Grad-CAM looks at the features of every stage, or only at the last"
+    )
+    notes: tuple[str, ...] = Field(default=(), description="sentences below the figure")
+    deviations: tuple[Deviation, ...] = Field(default=(), description="rows of docs/deviations.md to cite")
 
     @model_validator(mode="after")
     def _consistent(self) -> Figure:
@@ -68,17 +70,17 @@ class Figure(Strict):
             raise ValueError(f"two panels share a title: {', '.join(titles)}")
         if bool(self.images) != (self.kind == "gradcam"):
             raise ValueError(
-                f"'images' and kind 'gradcam' belong together, found {list(self.images)} and '{self.kind}'"
+                f"'images' is {list(self.images)} and 'kind' is '{self.kind}'; only kind 'gradcam' needs 'images'"
             )
         if self.taps != "last" and self.kind != "gradcam":
-            raise ValueError(f"'taps' is for kind 'gradcam', found kind '{self.kind}'")
+            raise ValueError(f"'taps' is given with kind '{self.kind}', expected kind 'gradcam'; leave it out")
         return self
 
 
 class OwnFigure(Figure):
     """A figure of the user's own."""
 
-    number: Literal[""] = ""
+    number: Literal[""] = Field(default="", description="always empty: the paper has no such figure")
 
 
 @dataclass(frozen=True)
@@ -111,8 +113,8 @@ class FigurePlan:
 
     def runs(self) -> dict[str, RunSpec]:
         """Every run that the figure shows, by name."""
-        shown = (run for panel in self.panels for curve in panel.curves for run in curve.runs)
-        return {run.name: run for run in shown}
+        runs = (run for panel in self.panels for curve in panel.curves for run in curve.runs)
+        return {run.name: run for run in runs}
 
 
 def figure_names(config: Path = CONFIG) -> list[str]:
@@ -143,14 +145,14 @@ def plan_figure(expansion: Expansion, figure: Figure, seeds: Iterable[int] | Non
         PanelPlan(panel.title, tuple(CurvePlan(curve.label, cell.runs) for curve, cell in zip(panel.curves, row)))
         for panel, row in zip(figure.panels, cells)
     )
-    shown = [cell for row in cells for cell in row]
+    flat = [cell for row in cells for cell in row]
     return FigurePlan(
         figure=figure,
         scale=expansion.scale,
         neurons=expansion.preset,
-        seeds=max((tuple(run.seed for run in cell.runs) for cell in shown), key=len),
+        seeds=max((tuple(run.seed for run in cell.runs) for cell in flat), key=len),
         command=command(figure.name, expansion.scale.name, expansion.preset, chosen, expansion.copies),
-        data=_data(expansion, shown),
+        data=_data(expansion, flat),
         panels=tuple(panels),
     )
 

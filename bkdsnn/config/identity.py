@@ -48,12 +48,12 @@ class Part(Strict):
 
     def identity(self) -> dict[str, Any]:
         """Return, ready for JSON, how this part differs from version 1 with the recorded defaults."""
-        left_out, told = _left_out(type(self)), dict[str, Any](self._raised())
+        left_out, found = _left_out(type(self)), dict[str, Any](self._raised())
         for name in _names(type(self)):
             value = _plain(getattr(self, name))
             if name not in left_out or value != left_out[name]:
-                told[name] = value
-        return told
+                found[name] = value
+        return found
 
     def raised(self) -> dict[str, int]:
         """Return the versions above 1 of this part and of all parts in it, such as `{"LaSNN.version": 2}`."""

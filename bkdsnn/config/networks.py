@@ -1,4 +1,4 @@
-"""The networks: geometry, form, neurons and time-steps of each family.
+"""The networks: geometry (depth, widths and so on), form (ANN, spiking, ...), neurons and time-steps of each family.
 
 Every family declares its own `form` and `fires`; it inherits the other common fields from `Architecture`.
 """
@@ -19,29 +19,30 @@ AnyCount = Annotated[int, Field(ge=0)]
 
 
 class Neuron(Part):
-    """A spiking neuron: charge, fire (H >= v_threshold), reset.
+    """A spiking neuron: charge (H), fire (S = 1 where H >= v_threshold), reset (V).
 
     `if`: H = V + x. `lif`: H = V + (x - (V - v_reset)) / tau with `decay_input`, else H = V - (V - v_reset) / tau + x.
-    `plif` is `lif` with a learned 1 / tau, one number per layer; `tau` gives its initial value.
-    `v_reset` None is a soft reset (V = H - v_threshold S). `v_init` is the membrane potential before the first step.
-    `surrogate` is an entry of `SURROGATES` in `bkdsnn/config/surrogates.py`.
+    `plif` is `lif` with a learned 1 / tau, one number per layer.
     """
 
-    kind: Literal["if", "lif", "plif"]
-    tau: float = Field(default=2.0, ge=1)
-    decay_input: bool = True
-    v_threshold: float = Field(default=1.0, gt=0)
-    v_reset: float | None = 0.0
-    v_init: float = 0.0
-    detach_reset: bool = True
-    surrogate: Annotated[str, AfterValidator(known_surrogate)] = Field(json_schema_extra={"enum": [*SURROGATES]})
-    alpha: float = Field(gt=0, description="steepness (atan, sigmoid) or width (rectangle) of the surrogate")
+    kind: Literal["if", "lif", "plif"] = Field(description="integrate and fire; with leak; with a learned leak")
+    tau: float = Field(default=2.0, ge=1, description="time constant of the leak, in time-steps; of plif the first")
+    decay_input: bool = Field(default=True, description="divide the input by tau too")
+    v_threshold: float = Field(default=1.0, gt=0, description="membrane potential at which the neuron fires")
+    v_reset: float | None = Field(default=0.0, description="V after a spike; null: soft reset, V = H - v_threshold")
+    v_init: float = Field(default=0.0, description="membrane potential before the first time-step")
+    detach_reset: bool = Field(default=True, description="no gradient flows through the reset")
+    surrogate: Annotated[str, AfterValidator(known_surrogate)] = Field(
+        description="gradient of a spike in the backward pass, an entry of SURROGATES in bkdsnn/config/surrogates.py",
+        json_schema_extra={"enum": [*SURROGATES]},
+    )
+    alpha: float = Field(gt=0, description="steepness (atan, sigmoid, triangle) or width (rectangle) of the surrogate")
 
 
 class Quantised(Part):
     """QCFS activation: clip(floor(x L / theta + 1/2) / L, 0, 1) theta, theta learned per layer."""
 
-    levels: int = Field(gt=0, description="L")
+    levels: int = Field(gt=0, description="L, number of steps of the activation")
     init: float = Field(default=8.0, gt=0, description="theta before training")
 
 
@@ -57,10 +58,10 @@ class Architecture(Part):
     takes: ClassVar[frozenset[str]] = frozenset({"images"})
     flattens: ClassVar[bool] = False
     prefix: ClassVar[str] = ""
-    form: str
-    name: str
-    timesteps: int = Field(default=1, gt=0, description="T")
-    view: View = Field(default=View(), description="of test images that come as files")
+    form: str = Field(description="which variant of the family it is: ANN, spiking, or a step of a conversion")
+    name: str = Field(description="the network's key in networks.yaml")
+    timesteps: int = Field(default=1, gt=0, description="T, number of time-steps; 1 in a form without spikes")
+    view: View = Field(default=View(), description="crop of test images that come as files")
 
     @classmethod
     def __pydantic_init_subclass__(cls, **options: Any) -> None:
@@ -105,18 +106,22 @@ class ResNet(Architecture):
     """A residual network: an ANN, a spiking network, or the source or target of an ANN-to-SNN conversion."""
 
     fires: ClassVar[frozenset[str]] = frozenset({"spiking", "sew", "qcfs-snn"})
-    family: Literal["resnet"] = "resnet"
-    form: Literal["ann", "spiking", "sew", "qcfs", "qcfs-snn"]
-    stem: Literal["imagenet", "cifar"]
-    stem_width: int = Field(gt=0)
-    block: Literal["basic", "bottleneck"]
-    blocks: tuple[int, ...]
-    widths: tuple[int, ...]
-    shortcut: Literal["conv", "pad"] = "conv"
+    family: Literal["resnet"] = Field(default="resnet", description="selects this family")
+    form: Literal["ann", "spiking", "sew", "qcfs", "qcfs-snn"] = Field(
+        description="ReLU; neuron after the addition, or before it (SEW); source or target of a QCFS conversion"
+    )
+    stem: Literal["imagenet", "cifar"] = Field(description="7x7 convolution and pooling (stride 4), or 3x3 convolution")
+    stem_width: int = Field(gt=0, description="channels after the first convolution")
+    block: Literal["basic", "bottleneck"] = Field(description="two 3x3 convolutions, or 1x1, 3x3, 1x1")
+    blocks: tuple[int, ...] = Field(description="number of blocks in each stage")
+    widths: tuple[int, ...] = Field(description="channels of each stage; a bottleneck block puts out 4 times as many")
+    shortcut: Literal["conv", "pad"] = Field(
+        default="conv", description="where sizes differ: a 1x1 convolution, or subsampling and zero channels"
+    )
     hidden: int | None = Field(default=None, gt=0, description="width of a fully connected layer before the last")
-    norm: Literal["bn", "tdbn"] = "bn"
-    neuron: Neuron | None = None
-    quantised: Quantised | None = None
+    norm: Literal["bn", "tdbn"] = Field(default="bn", description="batch norm, or the threshold-dependent one")
+    neuron: Neuron | None = Field(default=None, description="spiking neuron, in the forms spiking and sew")
+    quantised: Quantised | None = Field(default=None, description="activation, in the forms qcfs and qcfs-snn")
 
     def _labels(self) -> tuple[str, ...]:
         return (self.form,)
@@ -124,7 +129,7 @@ class ResNet(Architecture):
     @model_validator(mode="after")
     def _consistent(self) -> ResNet:
         if len(self.blocks) != len(self.widths):
-            raise ValueError(f"'blocks' names {len(self.blocks)} stages, 'widths' {len(self.widths)}")
+            raise ValueError(f"'blocks' has {len(self.blocks)} stages, 'widths' {len(self.widths)}; expected as many")
         if self.form.startswith("qcfs") != (self.quantised is not None):
             raise ValueError(f"form '{self.form}' {'takes no' if self.quantised else 'needs'} 'quantised'")
         self._check_form(self.form in ("spiking", "sew"), self.neuron)
@@ -133,25 +138,24 @@ class ResNet(Architecture):
 
 
 class SpikingTransformer(Architecture):
-    """Base of Spikformer and Spikingformer: a convolutional tokenizer, blocks of attention and MLP, a linear head.
-
-    Form `ann` is the ANN counterpart: ReLU in place of every neuron, and softmax attention.
-    """
+    """Base of Spikformer and Spikingformer: a convolutional tokenizer, blocks of attention and MLP, a linear head."""
 
     fires: ClassVar[frozenset[str]] = frozenset({"spiking"})
     takes: ClassVar[frozenset[str]] = frozenset({"images", "events"})
     prefix: ClassVar[str] = "sformer-"
-    family: str
-    form: Literal["ann", "spiking"]
+    family: str = Field(description="name of the family")
+    form: Literal["ann", "spiking"] = Field(
+        description="spiking, or the ANN counterpart: ReLU in place of every neuron, and softmax attention"
+    )
     dim: int = Field(gt=0, description="D, width of a token; the tokenizer widens by D/8, D/4, D/2, D")
     depth: int = Field(gt=0, description="number of blocks")
-    heads: int = Field(gt=0)
+    heads: int = Field(gt=0, description="number of attention heads")
     mlp_ratio: int = Field(default=4, gt=0, description="hidden width of the MLP over D")
     pools: tuple[Literal[1, 2, 3, 4], ...] = Field(description="convolutions of the tokenizer that halve the map")
     cml: bool = Field(default=False, description="pool before the neuron fires (Zhou et al., 2023) instead of after")
     attention_threshold: float = Field(default=0.5, gt=0, description="v_threshold of the neurons after attention")
-    attention_scale: float = Field(default=0.125, gt=0)
-    neuron: Neuron | None = None
+    attention_scale: float = Field(default=0.125, gt=0, description="factor of spiking attention, q k^T v")
+    neuron: Neuron | None = Field(default=None, description="spiking neuron, in the form spiking")
 
     def check_image(self, size: int) -> None:
         """Raise ValueError if the pools of the tokenizer do not divide the image evenly."""
@@ -180,13 +184,13 @@ class SpikingTransformer(Architecture):
 class Spikformer(SpikingTransformer):
     """Spikformer (Zhou et al., ICLR 2023): residual connections add spikes; a convolution encodes relative position."""
 
-    family: Literal["spikformer"] = "spikformer"
+    family: Literal["spikformer"] = Field(default="spikformer", description="selects this family")
 
 
 class Spikingformer(SpikingTransformer):
     """Spikingformer (Zhou et al., 2023): neurons come before convolutions; residual connections add input currents."""
 
-    family: Literal["spikingformer"] = "spikingformer"
+    family: Literal["spikingformer"] = Field(default="spikingformer", description="selects this family")
 
 
 class MetaSpikeformer(Architecture):
@@ -194,17 +198,21 @@ class MetaSpikeformer(Architecture):
 
     fires: ClassVar[frozenset[str]] = frozenset({"spiking"})
     prefix: ClassVar[str] = "mformer-"
-    family: Literal["meta-spikeformer"] = "meta-spikeformer"
-    form: Literal["spiking"] = "spiking"
+    family: Literal["meta-spikeformer"] = Field(default="meta-spikeformer", description="selects this family")
+    form: Literal["spiking"] = Field(default="spiking", description="always spiking")
     dims: tuple[int, int, int, int] = Field(description="widths of the stages at 1/4, 1/8, 1/16 and 1/16")
-    conv_blocks: tuple[AnyCount, AnyCount, AnyCount] = Field(default=(1, 1, 2), description="at 1/2, 1/4 and 1/8")
-    attention_blocks: tuple[Count, Count] = Field(default=(6, 2), description="of the last two stages")
-    heads: int = Field(default=8, gt=0)
-    mlp_ratio: int = Field(default=4, gt=0)
+    conv_blocks: tuple[AnyCount, AnyCount, AnyCount] = Field(
+        default=(1, 1, 2), description="number of convolutional blocks at 1/2, 1/4 and 1/8 of the image's size"
+    )
+    attention_blocks: tuple[Count, Count] = Field(
+        default=(6, 2), description="number of blocks with attention in the last two stages"
+    )
+    heads: int = Field(default=8, gt=0, description="number of attention heads")
+    mlp_ratio: int = Field(default=4, gt=0, description="hidden width of the MLP over the width of its stage")
     distilled_head: bool = Field(default=False, description="a second head that imitates a teacher's decisions")
-    attention_threshold: float = Field(default=0.5, gt=0)
-    attention_scale: float = Field(default=0.125, gt=0)
-    neuron: Neuron
+    attention_threshold: float = Field(default=0.5, gt=0, description="v_threshold of the neurons after attention")
+    attention_scale: float = Field(default=0.125, gt=0, description="factor of spiking attention")
+    neuron: Neuron = Field(description="spiking neuron")
 
     def _labels(self) -> tuple[str, ...]:
         return (self.family,)
@@ -232,10 +240,10 @@ class Wide7B(Architecture):
     fires: ClassVar[frozenset[str]] = frozenset({"sew"})
     takes: ClassVar[frozenset[str]] = frozenset({"events"})
     flattens: ClassVar[bool] = True
-    family: Literal["wide-7b"] = "wide-7b"
-    form: Literal["sew"] = "sew"
-    widths: tuple[Count, ...] = Field(description="of the units, in order")
-    neuron: Neuron
+    family: Literal["wide-7b"] = Field(default="wide-7b", description="selects this family")
+    form: Literal["sew"] = Field(default="sew", description="always sew")
+    widths: tuple[Count, ...] = Field(description="channels of each unit, in order")
+    neuron: Neuron = Field(description="spiking neuron")
 
     def check_image(self, size: int) -> None:
         """Raise ValueError if the image's side is not divisible by the total stride of the poolings."""
@@ -256,20 +264,20 @@ class Wide7B(Architecture):
 class ViT(Architecture):
     """Vision transformer (Dosovitskiy et al., ICLR 2021), an ANN.
 
-    It takes the student's images: it undoes their normalisation, resizes them to `image_size` and applies its own.
+    It takes the student's images: it undoes their normalisation, resizes them and applies its own.
     """
 
     fires: ClassVar[frozenset[str]] = frozenset()
-    family: Literal["vit"] = "vit"
-    form: Literal["ann"] = "ann"
-    image_size: int = Field(gt=0)
-    patch: int = Field(gt=0)
-    dim: int = Field(gt=0)
-    depth: int = Field(gt=0)
-    heads: int = Field(gt=0)
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    resize: Interpolation = "bicubic"
+    family: Literal["vit"] = Field(default="vit", description="selects this family")
+    form: Literal["ann"] = Field(default="ann", description="always ann")
+    image_size: int = Field(gt=0, description="height and width to which images are resized, pixels")
+    patch: int = Field(gt=0, description="height and width of a patch, pixels")
+    dim: int = Field(gt=0, description="width of a token")
+    depth: int = Field(gt=0, description="number of blocks")
+    heads: int = Field(gt=0, description="number of attention heads")
+    mean: tuple[float, float, float] = Field(description="mean by which it normalises images, by channel")
+    std: tuple[float, float, float] = Field(description="standard deviation by which it normalises images, by channel")
+    resize: Interpolation = Field(default="bicubic", description="how images are resized")
 
     @model_validator(mode="after")
     def _consistent(self) -> ViT:
@@ -284,8 +292,8 @@ class OwnNetwork(Architecture, own.Own):
     """Base of a family of the user's own: `build(dataset)` returns a `models.Network`; form `ann` has no neurons."""
 
     fires: ClassVar[frozenset[str]] = frozenset({"spiking"})
-    family: str
-    form: Literal["ann", "spiking"] = "spiking"
+    family: str = Field(description="name of the family")
+    form: Literal["ann", "spiking"] = Field(default="spiking", description="spiking, or the same network as an ANN")
 
     def _labels(self) -> tuple[str, ...]:
         return () if self.spiking else (self.form,)

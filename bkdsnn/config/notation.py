@@ -17,17 +17,17 @@ ARROW, TIMES = "\N{RIGHTWARDS ARROW}", "\N{MULTIPLICATION SIGN}"
 class Dimension(Strict):
     """The name of an axis."""
 
-    latex: str
-    description: str
+    latex: str = Field(description="symbol in LaTeX")
+    description: str = Field(description="what is counted along the axis")
 
 
 class Entry(Strict):
     """One line of the table; several symbols may share a line."""
 
-    key: str
-    symbol: str
-    latex: str
-    description: str
+    key: str = Field(description="name of the entry, used by its test")
+    symbol: str = Field(description="symbols as plain text, separated by a comma and a space")
+    latex: str = Field(description="the same symbols in LaTeX, separated likewise")
+    description: str = Field(description="what the symbols mean")
     code: str = Field(pattern=r"^(bkdsnn|spec)(\.\w+)+$", description="name to import, or place in the run's spec")
     shape: Axes = Field(default=(), description="names of dimensions, or lengths; none for a number")
     takes: Axes = Field(default=(), description="the shape that a module takes, where the entry is one")
@@ -54,12 +54,12 @@ class Entry(Strict):
 class Notation(Strict):
     """Table 1: its dimensions, entries and notes."""
 
-    name: str
-    number: str
-    title: str
-    dimensions: dict[str, Dimension]
-    entries: tuple[Entry, ...] = Field(min_length=1)
-    notes: tuple[str, ...] = ()
+    name: str = Field(description="name of the file")
+    number: str = Field(description="number of the table in the paper")
+    title: str = Field(description="subject of the table, for its caption")
+    dimensions: dict[str, Dimension] = Field(description="axes of the shapes, by name")
+    entries: tuple[Entry, ...] = Field(min_length=1, description="lines of the table, in order")
+    notes: tuple[str, ...] = Field(default=(), description="sentences below the table")
 
     @model_validator(mode="after")
     def _consistent(self) -> Notation:

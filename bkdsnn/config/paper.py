@@ -21,7 +21,6 @@ from bkdsnn.config import (
     RunSpec,
     Strict,
     TaskLoss,
-    Term,
     own,
 )
 from bkdsnn.config.catalogue import (
@@ -39,10 +38,10 @@ from bkdsnn.config.catalogue import (
 )
 from bkdsnn.config.declarations import Column, MethodEntry, Overrides, Row, Table, Terms
 from bkdsnn.config.layers import Layer, Parts, merged, origins, within
+from bkdsnn.config.losses import TERMS
 from bkdsnn.config.plans import At, Cell, Plan, Preset
 from bkdsnn.core.errors import UserError, faults, suggest, unknown
 
-TERMS = {term.model_fields["method"].default: term for term in get_args(get_args(Term)[0])}
 FAMILIES = {family.model_fields["family"].default: family for family in get_args(get_args(Network)[0])}
 LOSSES = {loss.model_fields["method"].default: loss for loss in get_args(get_args(TaskLoss)[0])}
 CHOICES = Layer("(default)", {"loss": CrossEntropy(), "teacher": None, "source": None, "recipe": None})
@@ -58,7 +57,7 @@ def find_run(name: str, scale: str, config: Path = CONFIG) -> RunSpec:
     """Return the spec of the run with this name, for any seed, neurons and data; an unknown name raises `UserError`."""
     match = RUN_NAME.match(name)
     if match is None:
-        raise UserError(f"'{name}' is not a run name; expected <dataset>-<network>-<method>-t<T>-s<seed>-<10 digits>")
+        raise UserError(f"'{name}' is not a run name; expected <dataset>-<network>-<method>-t<T>-s<seed>-<digest>")
     runs: dict[str, RunSpec] = {}
     for preset in get_args(Preset):
         runs |= all_runs(scale, seeds=[int(match["seed"])], neurons=preset, config=config)

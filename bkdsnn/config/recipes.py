@@ -15,7 +15,7 @@ class Mix(Part):
 
     mixup: float = Field(default=0.0, ge=0, description="alpha of mixup's Beta distribution; 0: no mixup")
     cutmix: float = Field(default=0.0, ge=0, description="alpha of cutmix's; 0: no cutmix")
-    probability: float = Field(default=1.0, ge=0, le=1)
+    probability: float = Field(default=1.0, ge=0, le=1, description="share of the batches that are mixed")
     switch: float = Field(default=0.5, ge=0, le=1, description="probability of cutmix where both are on")
     off_epoch: int | None = Field(default=None, gt=0, description="first epoch (from 0) without mixing")
 
@@ -29,33 +29,30 @@ class Mix(Part):
 class Recipe(Part):
     """How a network is trained.
 
-    The learning rate changes once per epoch, as in timm's cosine schedule: during the first `warmup_epochs` it rises
-    linearly from `warmup_lr`, then it follows the cosine of `epochs` epochs (warm-up included) down to `min_lr`, then
-    it stays at `min_lr` for `cooldown_epochs` more.
-
-    `batch_size` is the total over all `processes`. If norms are synchronised, results depend on the number of processes
-    by rounding alone; otherwise each process normalises by its own rows of the batch (D-113).
+    The learning rate changes once per epoch, as in timm's cosine schedule: first the warm-up, then the cosine, then the
+    cool-down. If norms are synchronised, results depend on the number of processes by rounding alone; otherwise each
+    process normalises by its own rows of the batch (D-113).
 
     The `version` of this class also stands for the training loop.
     """
 
-    epochs: int = Field(gt=0)
-    batch_size: int = Field(gt=0)
-    optimizer: Literal["sgd", "adam", "adamw", "lamb"]
-    lr: float = Field(gt=0)
-    momentum: float = Field(default=0.9, ge=0, lt=1)
-    weight_decay: float = Field(default=0.0, ge=0)
+    epochs: int = Field(gt=0, description="length of the cosine schedule of the learning rate, warm-up included")
+    batch_size: int = Field(gt=0, description="images per training step, over all processes")
+    optimizer: Literal["sgd", "adam", "adamw", "lamb"] = Field(description="rule that updates the weights")
+    lr: float = Field(gt=0, description="highest learning rate, reached after the warm-up")
+    momentum: float = Field(default=0.9, ge=0, lt=1, description="of sgd; the other optimizers ignore it")
+    weight_decay: float = Field(default=0.0, ge=0, description="factor of the weight decay")
     decay_vectors: bool = Field(default=True, description="weight decay also on biases and scales (1-D parameters)")
-    warmup_epochs: int = Field(default=0, ge=0)
-    warmup_lr: float = Field(default=0.0, ge=0)
-    min_lr: float = Field(default=0.0, ge=0)
-    cooldown_epochs: int = Field(default=0, ge=0)
-    label_smoothing: float = Field(default=0.0, ge=0, lt=1)
-    mix: Mix | None = None
+    warmup_epochs: int = Field(default=0, ge=0, description="first epochs, in which the learning rate rises linearly")
+    warmup_lr: float = Field(default=0.0, ge=0, description="learning rate at which the warm-up begins")
+    min_lr: float = Field(default=0.0, ge=0, description="learning rate at which the cosine ends")
+    cooldown_epochs: int = Field(default=0, ge=0, description="epochs at min_lr after the cosine, beyond 'epochs'")
+    label_smoothing: float = Field(default=0.0, ge=0, lt=1, description="share of a label spread over all classes")
+    mix: Mix | None = Field(default=None, description="mixing of images and labels; none: no mixing")
     processes: int = Field(default=1, ge=1, description="GPUs that share each batch, a process each")
     sync_batch_norm: bool = Field(default=False, description="statistics of batch norms over all processes' rows")
     precision: Literal["fp32", "fp16", "bf16"] = Field(default="fp32", description="autocast type where there is a GPU")
-    augment: Augment = Augment()
+    augment: Augment = Field(default=Augment(), description="changes to the training images, at random")
     source: str = Field(default="", exclude=True, description="where the values come from")
 
     @property

@@ -20,7 +20,7 @@ from bkdsnn.config.recipes import Recipe
 class Pretrained(Part):
     """Published weights; a run's identity has their checksum (D-141), but not where they are downloaded or stored."""
 
-    name: str
+    name: str = Field(description="library and weights, such as torchvision/ResNet18_Weights.IMAGENET1K_V1")
     sha256: str | None = Field(
         default=None,
         pattern="^[0-9a-f]{8,64}$",
@@ -36,19 +36,21 @@ class Pretrained(Part):
 class RunSpec(Part):
     """One training, conversion or evaluation.
 
-    `source` gives the initial weights: those of another run, or published ones. With a `recipe` they are fine-tuned;
-    without one they are only evaluated. A conversion is such an evaluation: a `qcfs-snn` network whose source is a
-    `qcfs` network. The `version` of this class covers the code that all runs share: random streams and evaluation.
+    With a `recipe` the weights of its `source` are fine-tuned; without one they are only evaluated. A conversion is an
+    evaluation: of a `qcfs-snn` network whose source is a `qcfs` network. The `version` of this class covers the code
+    that all runs share: random streams and evaluation.
     """
 
-    dataset: Dataset
-    network: Network
-    loss: TaskLoss = CrossEntropy()
-    distill: tuple[Term, ...] = ()
-    teacher: RunSpec | None = None
-    source: RunSpec | Pretrained | None = None
-    recipe: Recipe | None
-    seed: int = Field(ge=0)
+    dataset: Dataset = Field(description="the images or recordings of training and test")
+    network: Network = Field(description="the network that is trained or evaluated")
+    loss: TaskLoss = Field(default=CrossEntropy(), description="loss between logits and labels")
+    distill: tuple[Term, ...] = Field(default=(), description="losses between the network and its teacher")
+    teacher: RunSpec | None = Field(default=None, description="run of the network that the losses in 'distill' imitate")
+    source: RunSpec | Pretrained | None = Field(
+        default=None, description="initial weights: those of another run, or published ones; none: random"
+    )
+    recipe: Recipe | None = Field(description="how the network is trained; null: only evaluated")
+    seed: int = Field(ge=0, description="seed of all random streams")
 
     @field_validator("distill", mode="before")
     @classmethod
@@ -70,23 +72,24 @@ class RunSpec(Part):
     @model_validator(mode="after")
     def _consistent(self) -> RunSpec:
         if self.recipe is None and self.source is None:
-            raise ValueError("a run without 'recipe' needs a 'source' whose weights it evaluates")
+            raise ValueError("a run without 'recipe' needs a 'source' whose weights it evaluates; give one of them")
         self._check_input()
         self._check_source()
         if bool(self.distill) != (self.teacher is not None):
-            raise ValueError("'distill' and 'teacher' belong together")
+            given, missing = ("distill", "teacher") if self.distill else ("teacher", "distill")
+            raise ValueError(f"'{given}' is given, but no '{missing}'; expected both or neither")
         if any(term.method == "hard-ld" for term in self.distill) != self._distilled_head:
-            raise ValueError("'hard-ld' and a network with 'distilled_head' belong together")
+            raise ValueError("'hard-ld' needs a network with 'distilled_head', and such a network needs 'hard-ld'")
         if self.teacher:
             self._check_teacher(self.teacher)
         summed = any(isinstance(term, BKD) and term.reduction == "sum" for term in self.distill)
         if summed and self.recipe and self.recipe.processes > 1:
-            raise ValueError("'reduction: sum' of 'bkd' depends on the batch of one process; 'processes' must be 1")
+            raise ValueError("'reduction: sum' of 'bkd' needs the whole batch in one process; 'processes' must be 1")
         return self
 
     def _check_teacher(self, teacher: RunSpec) -> None:
         if teacher.dataset != self.dataset:
-            raise ValueError(f"teacher sees '{teacher.dataset.name}', student '{self.dataset.name}'")
+            raise ValueError(f"the teacher's dataset is '{teacher.dataset.name}', expected '{self.dataset.name}'")
         vector = any(isinstance(term, BKD) and term.target == "vector" for term in self.distill)
         if vector and teacher.network.flattens:
             raise ValueError(f"'bkd' with 'target: vector' needs a pooled vector; '{teacher.network.name}' has none")
@@ -107,10 +110,12 @@ class RunSpec(Part):
     def _check_source(self) -> None:
         if not isinstance(self.source, RunSpec):
             return
-        if self.source.network.geometry() != self.network.geometry():
-            raise ValueError(f"'source' has another network than '{self.network.name}' as used here")
+        theirs, ours = self.source.network.geometry(), self.network.geometry()
+        if differing := sorted(key for key in {*theirs, *ours} if theirs.get(key) != ours.get(key)):
+            fields = ", ".join(f"'{key}'" for key in differing)
+            raise ValueError(f"the network of 'source' differs from '{self.network.name}' in {fields}; make them equal")
         if self.recipe and self.source.network.form != self.network.form:
-            raise ValueError(f"'source' has form '{self.source.network.form}', fine-tuned is '{self.network.form}'")
+            raise ValueError(f"'source' has form '{self.source.network.form}', expected '{self.network.form}'")
 
     @computed_field  # type: ignore[prop-decorator]
     @property
@@ -129,7 +134,7 @@ class RunSpec(Part):
 
     @property
     def name(self) -> str:
-        """Readable prefix and ten digits of the digest, such as `cifar10-sew-resnet20-bkdsnn-t4-s0-3fa9c2d1b7`."""
+        """Readable prefix and ten hexadecimal digits, such as `cifar10-sew-resnet20-bkdsnn-t4-s0-3fa9c2d1b7`."""
         parts = (self.dataset.name, self.network.slug, self.method, f"t{self.network.timesteps}", f"s{self.seed}")
         return "-".join((*parts, self.digest[:10]))
 

@@ -20,39 +20,43 @@ GPU_SHARE = "BKDSNN_GPU_SHARE"
 class Root(Strict):
     """A folder that the user provides."""
 
-    root: Path | None = None
+    root: Path | None = Field(default=None, description="path of the folder; null: see config/config.yaml")
 
 
 class Energy(Strict):
     """Energy of one operation, in pJ (45 nm: Horowitz, ISSCC 2014; Eq. A5)."""
 
-    mac_pj: float = Field(default=4.6, gt=0)
-    ac_pj: float = Field(default=0.9, gt=0)
+    mac_pj: float = Field(default=4.6, gt=0, description="multiply-accumulate operation, pJ")
+    ac_pj: float = Field(default=0.9, gt=0, description="accumulate operation, pJ")
 
 
 class Caps(Strict):
     """Limits on the estimated cost of one call of the workflow, which does not start if the estimate is higher."""
 
-    cap_hours: float | None = Field(default=None, gt=0, description="of the device, for all runs that are to do")
-    cap_disk_gb: float | None = Field(default=None, gt=0, description="at the peak, in units of 10^9 bytes")
+    cap_hours: float | None = Field(default=None, gt=0, description="hours of the device for all runs that are to do")
+    cap_disk_gb: float | None = Field(default=None, gt=0, description="disk space at the peak, in units of 10^9 bytes")
 
 
 class Settings(Strict):
     """The configuration of the workflow, validated before the DAG is built."""
 
-    scale: str
+    scale: str = Field(description="size of data, networks and trainings: a file in config/scales/")
     seeds: tuple[int, ...] | None = Field(default=None, description="replaces the scale's seeds")
     datasets: dict[str, str] = Field(default={}, description="by dataset of the paper: another in place of the scale's")
-    neurons: plans.Preset = "reference"
-    device: str = Field(default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$")
-    gpu_share: int = Field(default=1, gt=0, description="how many of our processes one GPU is for at a time")
+    neurons: plans.Preset = Field(
+        default="reference", description="neurons of each family's code, or (paper-text) IF with a sigmoid everywhere"
+    )
+    device: str = Field(
+        default="auto", pattern=r"^(auto|cpu|cuda(:\d+)?)$", description="auto: a GPU where there is one, else the CPU"
+    )
+    gpu_share: int = Field(default=1, gt=0, description="number of this project's processes that share a GPU")
     recompute: bool = Field(default=False, description="whether training saves memory and takes more time")
-    slice_minutes: int = Field(default=1440, gt=0, description="longest attempt at a training")
+    slice_minutes: int = Field(default=1440, gt=0, description="minutes after which a training is saved and ended")
     own: Path | None = Field(default=None, description="folder with work of the user's own; see docs/tutorial.md")
-    data: Root = Root()
-    weights: Root = Root()
-    energy: Energy = Energy()
-    budget: Caps = Caps()
+    data: Root = Field(default=Root(), description="folder with the user's datasets; embedded data need none")
+    weights: Root = Field(default=Root(), description="folder with published weights; null: they are downloaded")
+    energy: Energy = Field(default=Energy(), description="energy of one operation; the paper's values by default")
+    budget: Caps = Field(default=Caps(), description="limits on the estimated cost of one call")
 
     @field_validator("seeds")
     @classmethod
@@ -127,5 +131,5 @@ def weights_root(given: Path | None) -> Path | None:
 def _folder(given: Path | None, variable: str, key: str) -> Path | None:
     chosen = given or (Path(os.environ[variable]) if os.environ.get(variable) else None)
     if chosen is not None and not chosen.is_dir():
-        raise UserError(f"'{key}' (or {variable}): no such folder: {chosen}")
+        raise UserError(f"'{key}' (or {variable}): no such folder: {chosen}; create it or correct the path")
     return chosen

@@ -44,12 +44,12 @@ class Progress:
         """Report a step if the last line is at least `EVERY` seconds old."""
         if time.monotonic() - self.last >= EVERY:
             left = self._left(epoch + step / self.steps)
-            self._say(f"epoch {epoch + 1}/{self.epochs}, step {step}/{self.steps}, {left}")
+            self._log(f"epoch {epoch + 1}/{self.epochs}, step {step}/{self.steps}, {left}")
 
     def epoch(self, epoch: int, losses: Mapping[str, float], top1: float) -> None:
         """Report a finished epoch, counted from 1, with its mean losses and its top-1 in per cent."""
         shown = ", ".join(f"{name} {value:.3f}" for name, value in losses.items())
-        self._say(f"epoch {epoch}/{self.epochs}, {shown}, top-1 {top1:.2f} %, {self._left(epoch)}")
+        self._log(f"epoch {epoch}/{self.epochs}, {shown}, top-1 {top1:.2f} %, {self._left(epoch)}")
 
     def _left(self, done: float) -> str:
         if done >= self.epochs:
@@ -59,7 +59,7 @@ class Progress:
         seconds = (time.monotonic() - self.began) / (done - self.done_before) * (self.epochs - done)
         return f"{duration(seconds)} left"
 
-    def _say(self, text: str) -> None:
+    def _log(self, text: str) -> None:
         self.last = time.monotonic()
         log.info("%s: %s", self.run, text)
 

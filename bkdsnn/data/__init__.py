@@ -68,9 +68,9 @@ def open_data(
     if dataset.events:
         from bkdsnn.data.events.event_loader import EventLoader
 
-        clips, taught = _clips(dataset, manifest, timesteps, teacher_timesteps)
+        clips, teacher_clips = _clips(dataset, manifest, timesteps, teacher_timesteps)
         return EventLoader(
-            clips, taught, record.digest, batch_size=batch_size, augment=augment, seed=seed, device=device
+            clips, teacher_clips, record.digest, batch_size=batch_size, augment=augment, seed=seed, device=device
         )
     if dataset.format == "image-folder":
         train, test = _file_splits(dataset, record, augment, seed, device, view, workers)

@@ -58,7 +58,7 @@ def real_folder(dataset: Dataset, root: Path | None) -> Path:
     if dataset.format == "cifar-binary" and (dataset.image_size != SIDE or dataset.classes not in BINARY):
         raise UserError(
             f"dataset '{dataset.name}': found image_size {dataset.image_size} and {dataset.classes} classes, "
-            f"but format 'cifar-binary' has images of {SIDE} pixels and 10 or 100 classes; correct the catalogue"
+            f"but format 'cifar-binary' has images of {SIDE} pixels and 10 or 100 classes; correct config/datasets.yaml"
         )
     if root is None:
         raise misfit(dataset, "needs data that you must supply, and no data root is set")
@@ -85,7 +85,7 @@ def check_counts(dataset: Dataset, train: int, test: int) -> None:
         what = "recordings" if dataset.events else "images"
         raise UserError(
             f"dataset '{dataset.name}': found {train:,} training and {test:,} test {what}, the published dataset has "
-            f"{official[0]:,} and {official[1]:,}; complete it, or enter the part in the catalogue under another name"
+            f"{official[0]:,} and {official[1]:,}; complete it, or add an entry of another name to config/datasets.yaml"
         )
 
 

@@ -40,13 +40,13 @@ class Split(Protocol):
 class Batch(NamedTuple):
     """A training batch on the device: student input, teacher input and labels.
 
-    `images`, the student input, are float32 (B, C, H, W), or frames (B, T, C, H, W). `shown`, the teacher input, is the
-    same tensor object, or for a teacher with another T the frames of the same recordings with that T. `labels` are
+    `images`, the student input, are float32 (B, C, H, W), or frames (B, T, C, H, W). `teacher_input` is the same tensor
+    object, or for a teacher with another T the frames of the same recordings with that T. `labels` are
     classes, int64 (B,), or after mixing or label smoothing probabilities, float32 (B, K).
     """
 
     images: Tensor
-    shown: Tensor
+    teacher_input: Tensor
     labels: Tensor
 
 

@@ -49,7 +49,7 @@ class Mixing:
 
     def _mixed(self, batch: Batch, mixup: Mixup, epoch: int, step: int) -> Batch:
         versions = []
-        for version in batch[:1] if batch.shown is batch.images else batch[:2]:
+        for version in batch[:1] if batch.teacher_input is batch.images else batch[:2]:
             with seeded(self._seed, "mixing", epoch, step):
                 mixed, targets = mixup(version.flatten(1, -3), batch.labels)  # B, C, H, W or B, T C, H, W
             versions.append(mixed.view_as(version))

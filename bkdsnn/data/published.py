@@ -137,7 +137,7 @@ def verify(source: Path, pretrained: Pretrained, stated: str | None) -> str:
         log.info("weights '%s': SHA-256 %s, as the publisher states", pretrained.name, found)
     elif pretrained.sha256 is None:
         advice = f"add it as 'sha256' where config/paper/ names '{pretrained.name}'"
-        log.warning("%s: nothing states its checksum; its SHA-256 is %s: %s", source, found, advice)
+        log.warning("%s: its checksum is in no file of config/; its SHA-256 is %s: %s", source, found, advice)
     return found
 
 
@@ -173,7 +173,7 @@ def _downloaded(place: Url | Repository, folder: Path, pretrained: Pretrained) -
     """Download the file; UserError if its checksum is not known, since a truncated or forged one would go unnoticed."""
     if isinstance(place, Url) and pretrained.sha256 is None:
         where = f"config/paper/ names '{pretrained.name}'"
-        raise UserError(f"{place.origin}: nothing states its checksum; add it as 'sha256' where {where}, then rerun")
+        raise UserError(f"{place.origin}: its checksum is not known; add it as 'sha256' where {where}, then rerun")
     try:
         return place.download(folder)
     except OSError as error:

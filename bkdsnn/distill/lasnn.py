@@ -53,6 +53,6 @@ def _check_places(pairs: Sequence[Pair]) -> None:
         if pair.grid != pair.teacher_grid and (1, 1) in (pair.grid, pair.teacher_grid):
             raise UserError(
                 f"'lasnn' compares where attention lies: the student's '{pair.tap}' is {pair.shape}, the teacher's "
-                f"'{pair.teacher_tap}' {pair.teacher_shape}, as (C, h, w), and one of them has a single place; choose "
-                "larger images, a network with smaller strides, or another method"
+                f"'{pair.teacher_tap}' {pair.teacher_shape}, as (C, h, w), and one has a single spatial position; "
+                "choose larger images, a network with smaller strides, or another method"
             )

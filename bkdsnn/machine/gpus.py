@@ -32,13 +32,13 @@ def claim(wanted: Sequence[str], count: int, folder: Path) -> list[str]:
     processes that may share a GPU. Raises `UserError` if the `folder` of the locks cannot be written.
     """
     own = [name for name in wanted if name in held()][:count]
-    missing, others, told = count - len(own), [name for name in wanted if name not in own], False
+    missing, others, announced = count - len(own), [name for name in wanted if name not in own], False
     while len(locked := _locked(others, missing, folder)) < missing:
         for stream in locked.values():
             stream.close()
-        if not told:
-            log.info("waiting for %d free of %d GPUs: others compute on them (%s)", missing, len(others), folder)
-            told = True
+        if not announced:
+            log.info("waiting for %d of %d GPUs: other processes use them (locks: %s)", missing, len(others), folder)
+            announced = True
         time.sleep(POLL_SECONDS * random.uniform(0.5, 1.5))
     _HELD.update(locked)
     return [*own, *locked]

@@ -38,11 +38,11 @@ def launch(arguments: Sequence[str], processes: int, gpus: Sequence[str] = ()) -
     """
     running: list[subprocess.Popen[bytes]] = []
     with contextlib.ExitStack() as stack:
-        said = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(processes - 1)]
+        outputs = [stack.enter_context(tempfile.TemporaryFile("w+")) for _ in range(processes - 1)]
         stack.enter_context(_passing_on(running))
-        _start(running, arguments, processes, gpus, said)
+        _start(running, arguments, processes, gpus, outputs)
         codes = _ended(running)
-        for code, stream in zip(codes[1:], said):
+        for code, stream in zip(codes[1:], outputs):
             if code not in (0, RESUMABLE) and codes[0] != 1:
                 stream.seek(0)
                 sys.stderr.write(stream.read())
@@ -54,7 +54,7 @@ def _start(
     arguments: Sequence[str],
     processes: int,
     gpus: Sequence[str],
-    said: Sequence[IO[str]],
+    outputs: Sequence[IO[str]],
 ) -> None:
     """Start the processes; they inherit the GPU locks, and so keep them if this process is killed."""
     shared = {"WORLD_SIZE": str(processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
@@ -62,7 +62,7 @@ def _start(
         own = {"RANK": str(rank), "LOCAL_RANK": str(rank)}
         if gpus:
             own |= {"CUDA_VISIBLE_DEVICES": gpus[rank], HELD: gpus[rank]}
-        line, output = [sys.executable, "-m", "bkdsnn", *arguments], said[rank - 1] if rank else None
+        line, output = [sys.executable, "-m", "bkdsnn", *arguments], outputs[rank - 1] if rank else None
         environment = os.environ | shared | own
         running.append(subprocess.Popen(line, env=environment, stdout=output, stderr=output, pass_fds=held_files()))
 
@@ -71,11 +71,11 @@ def _start(
 def _passing_on(running: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
     """Pass SIGTERM and Ctrl-C on to all processes; kill those that are still running when the block ends."""
 
-    def tell(number: int, frame: object) -> None:
+    def forward(number: int, frame: object) -> None:
         for process in running:
             process.send_signal(number)
 
-    before = {number: signal.signal(number, tell) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, forward) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield
     finally:

@@ -35,9 +35,7 @@ class Spiking(nn.Module):
     def __init__(self, neuron: config.Neuron, timesteps: int, static: bool = False) -> None:
         super().__init__()
         if lacking := loop.KNOWN.lacking(neuron):
-            raise UserError(
-                f"{lacking}, and nothing else runs such neurons; implement it there, or choose another neuron"
-            )
+            raise UserError(f"{lacking}, and there is no other implementation; add it there, or choose another neuron")
         self.neuron = neuron
         self.timesteps = timesteps
         self.static = static

@@ -43,16 +43,16 @@ class Attended(NamedTuple):
 class Network(nn.Module, abc.ABC):
     """A classifier of images (B, 3, H, W), or of frames (B, T, 2, H, W) of events, their counts as floats.
 
-    `taps` names the features that it can return, the last of them the one before the last layer. Every family of
-    networks implements the abstract methods, and overrides another method if its default does not hold for the family.
+    `sample` is the shape of one sample without H and W: (3,) for images, (T, 2) for frames. `taps` names the features
+    that it can return, the last of them the one before the last layer, and `last_layer` the submodule that returns the
+    logits. Every family of networks implements the abstract methods, and overrides another method if its default does
+    not hold for the family.
     """
 
     timesteps: int = 1
     sample: tuple[int, ...] = (3,)
-    """What stands before H and W in one sample: (3,) for images, (T, 2) for frames."""
     taps: tuple[str, ...]
     last_layer: str
-    """Name of the submodule that gives the logits."""
 
     @abc.abstractmethod
     def forward(self, images: Tensor, taps: Sequence[str] = ()) -> Outputs:
@@ -87,12 +87,12 @@ class Network(nn.Module, abc.ABC):
         self.check_taps([tap])
         return self.get_submodule(tap)
 
-    def seen(self, tap: str) -> nn.Module:
+    def gradcam_layer(self, tap: str) -> nn.Module:
         """Return the module whose output Grad-CAM uses for a tap: by default the tap's own."""
         return self.layer(tap)
 
     def as_map(self, output: Tensor) -> Tensor:
-        """Average the output of a module that `seen` returned, or its gradient, over time to (B, C, h, w)."""
+        """Average the output of a module that `gradcam_layer` returned, or its gradient, over time to (B, C, h, w)."""
         return self.unfold(output).mean(0)
 
     def unfold(self, x: Tensor) -> Tensor:

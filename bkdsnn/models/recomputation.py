@@ -36,8 +36,8 @@ def recompute(network: Network) -> None:
 def _norm(name: str, module: nn.Module) -> _NormBase:
     if not isinstance(module, _NormBase):
         raise UserError(
-            f"'{name}' keeps statistics and is a {type(module).__name__}, whose second pass cannot leave them as they "
-            "are; have it inherit from one of torch's batch norms, or train without recomputation"
+            f"module '{name}' is a {type(module).__name__}, whose running statistics recomputation would update twice; "
+            "derive it from one of torch's batch norms, or train without recomputation"
         )
     return module
 

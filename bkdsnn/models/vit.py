@@ -85,7 +85,7 @@ class ViT(VisionTransformer, Network):
         """Return the network itself, whose own weights are the class token and the position embedding."""
         return [self]
 
-    def seen(self, tap: str) -> nn.Module:
+    def gradcam_layer(self, tap: str) -> nn.Module:
         """Return the block of a tap, but for the last tap the norm before its block's attention.
 
         After the last attention the logits depend on the class token alone, so patch tokens have no gradient there.

@@ -86,7 +86,7 @@ def expect_data(results: Path, spec: RunSpec, digest: str, folder: Path) -> None
     if found != digest:
         mine = f"{path} has {str(found)[:10]}"
         raise UserError(
-            f"{folder / 'metrics.json'}: the run saw data with digest {digest[:10]}, but {mine}: other data; {AGAIN}"
+            f"{folder / 'metrics.json'}: the run used data with digest {digest[:10]}, but {mine}: other data; {AGAIN}"
         )
 
 

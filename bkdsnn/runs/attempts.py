@@ -33,13 +33,13 @@ def expect_progress(folder: RunFolder, attempt: int) -> None:
     if attempt == 1 or folder.finished or [stands] != (began or [None]):
         return
     where = "its beginning" if stands is None else f"epoch {stands[0] + 1}, step {stands[1]}"
-    told = folder.failure.is_file()
-    why = schema.read(Failure, folder.failure).message if told else "it was killed"
+    reported = folder.failure.is_file()
+    why = schema.read(Failure, folder.failure).message if reported else "it was killed"
     message = (
-        f"run {folder.spec.name}: attempt {attempt - 1} got no further than {where} ({why}); another would not "
-        "either: mend the cause, then start snakemake again"
+        f"run {folder.spec.name}: attempt {attempt - 1} saved nothing after {where} ({why}), and another would fail "
+        "likewise; correct the cause, then start snakemake again"
     )
-    if not told:
+    if not reported:
         folder.failed(message)
     raise UserError(message)
 
@@ -54,10 +54,10 @@ def expect_ready(folder: RunFolder, options: str) -> None:
         if not (folder.runs.parent / "data" / record).is_file():
             clips = record.removesuffix(".json").removeprefix(f"{spec.dataset.name}")
             made = f"frames {spec.dataset.name} --timesteps {clips[2:]}" if clips else f"data {spec.dataset.name}"
-            raise UserError(f"run {spec.name}: no {record} of its data; first {python} {made} {options}`")
+            raise UserError(f"run {spec.name}: {record} of its data is missing; make it by {python} {made} {options}`")
     for parent in spec.parents():
         if not folder.of(parent).finished:
             role = "teacher" if parent == spec.teacher else "source"
             raise UserError(
-                f"run {spec.name}: its {role} is not trained; first {python} train {parent.name} {options}`"
+                f"run {spec.name}: its {role} is not trained; do so by {python} train {parent.name} {options}`"
             )

@@ -94,7 +94,7 @@ def load(path: Path, spec: str, parts: dict[str, nn.Module], optimizer: Any, sca
     if header.get("format") != FORMAT or header.get("spec") != spec:
         raise UserError(
             f"{path}: checkpoint of spec {str(header.get('spec'))[:10]} (format {header.get('format')}), expected "
-            f"{spec[:10]} (format {FORMAT}); it is of another run: move it away to start afresh"
+            f"{spec[:10]} (format {FORMAT}); it is of another run; move it away to train this run from the beginning"
         )
     for name, part in parts.items():
         load_weights(part, _below(tensors, name), str(path))
@@ -131,12 +131,12 @@ def read_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
             header = json.loads((stream.metadata() or {}).get("bkdsnn", "null"))
             tensors = {key: stream.get_tensor(key) for key in stream.keys()}  # noqa: SIM118 - not a dict
     except (SafetensorError, ValueError) as error:
-        raise Damaged(f"{path}: damaged or not safetensors ({error}); delete it to start this run afresh") from error
+        raise Damaged(f"{path}: damaged or not safetensors ({error}); delete it to train this run anew") from error
     if not isinstance(header, dict):
-        raise UserError(f"{path}: not written by bkdsnn (no 'bkdsnn' header)")
+        raise UserError(f"{path}: has no 'bkdsnn' header, so this project has not written it; remove it")
     if header.get("crc32", found := _crc32(tensors)) != found:
         wrong = f"CRC-32 is {found}, expected {header['crc32']}"
-        raise Damaged(f"{path}: damaged ({wrong}); delete it to start this run afresh")
+        raise Damaged(f"{path}: damaged ({wrong}); delete it to train this run anew")
     return tensors, header
 
 
@@ -147,7 +147,7 @@ def load_run(network: nn.Module, spec: RunSpec, folder: Path) -> None:
     """
     path = folder / "weights.safetensors"
     if not (folder / "metrics.json").is_file():
-        raise UserError(f"run {spec.name} is not finished: no {folder / 'metrics.json'}")
+        raise UserError(f"run {spec.name} is not finished: no {folder / 'metrics.json'}; train it first")
     tensors, header = read_tensors(path)
     if header.get("spec") != spec.digest:
         raise UserError(

@@ -42,13 +42,13 @@ def listed(plan: Plan | FigurePlan, runs: Path, row: str | None, column: str | N
         if wanted is not None and wanted not in valid:
             raise unknown(kind, wanted, valid)
     chosen = [one for one in cells if row in (None, one[0]) and column in (None, one[1])]
-    told = {spec.name for _, _, specs in chosen for spec in specs}
+    listed_already = {spec.name for _, _, specs in chosen for spec in specs}
     found = []
     for of_row, of_column, specs in chosen:
         for role, spec in itertools.chain.from_iterable(map(_family, specs)):
-            if role == "cell" or spec.name not in told:
+            if role == "cell" or spec.name not in listed_already:
                 found.append(Listed(of_row, of_column, spec.seed, role, RunFolder(runs, spec).state, spec.name))
-                told.add(spec.name)
+                listed_already.add(spec.name)
     return found
 
 
@@ -75,7 +75,7 @@ def columns(rows: Iterable[Iterable[object]]) -> str:
     return "".join(f"{line}\n" for line in lines)
 
 
-def shown(found: Resolved, folder: RunFolder, why: bool) -> str:
+def details(found: Resolved, folder: RunFolder, why: bool) -> str:
     """Return all values of a run as indented text; `why` adds to each value the file that states it."""
     others = len(found.asked_by) - 1
     head = [

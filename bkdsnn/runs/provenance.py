@@ -21,7 +21,7 @@ OURS = ["bkdsnn/__init__.py", "pyproject.toml"]  # files that identify this proj
 def provenance(
     attempts: Iterable[Attempt], device: str, neurons: list[str], data_digest: str, history: Sequence[Epoch]
 ) -> Provenance:
-    """Return what a run leaves as `provenance.json`."""
+    """Return the content of a run's `provenance.json`."""
     processor = cpu(Path("/proc/cpuinfo"))
     return Provenance(
         bkdsnn=bkdsnn.__version__,

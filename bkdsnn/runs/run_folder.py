@@ -59,26 +59,26 @@ class RunFolder:
         return RunFolder(self.runs, spec)
 
     @contextlib.contextmanager
-    def locked(self, part: Slice) -> Iterator[None]:
+    def locked(self, time_slice: Slice) -> Iterator[None]:
         """Lock this folder for writing, waiting for another writer; then remove temporary files of a killed one.
 
         The lock ends with the process. Raises `Interrupted` if the time slice ends while waiting, and `UserError` if
         nothing can be written here.
         """
-        with self._claim(part) as stream:
+        with self._claim(time_slice) as stream:
             _sign(stream, self.lock)
             files.sweep(self.path)
             yield
 
-    def _claim(self, part: Slice) -> IO[str]:
-        told = False
+    def _claim(self, time_slice: Slice) -> IO[str]:
+        announced = False
         while (stream := files.lock(self.lock)) is None:
             owner = f"{self.path}: another process ({_signature(self.lock)}) is writing this run"
-            if part.over:
+            if time_slice.over:
                 raise Interrupted(f"{owner}; run again to wait for it")
-            if not told:
+            if not announced:
                 log.info("%s; waiting for it", owner)
-                told = True
+                announced = True
             time.sleep(POLL_SECONDS)
         return stream
 

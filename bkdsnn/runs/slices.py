@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from types import FrameType
 
-LOOK_SECONDS = 1.0  # between two checks for a STOP file
+CHECK_SECONDS = 1.0  # between two checks for a STOP file
 MARGIN = 60.0  # seconds kept free at the end of a slice for saving, a tenth of the slice at most
 
 
@@ -19,7 +19,7 @@ class Slice:
 
     def __init__(self, minutes: float | None, folder: Path) -> None:
         self.stop_file = folder / "STOP"
-        self.looked = self.began = time.monotonic()
+        self.checked = self.began = time.monotonic()
         seconds = float("inf") if minutes is None else 60.0 * minutes
         self.deadline = self.began + seconds - min(MARGIN, seconds / 10)
         self.stopped = False
@@ -36,8 +36,8 @@ class Slice:
     def over(self) -> bool:
         """Whether the time slice has ended, so that training should save and stop."""
         now = time.monotonic()
-        if now - self.looked >= LOOK_SECONDS:
-            self.looked = now
+        if now - self.checked >= CHECK_SECONDS:
+            self.checked = now
             self.stopped = self.stopped or self.stop_file.exists()
         return self.stopped or now >= self.deadline
 

@@ -1,4 +1,4 @@
-"""The first lines of a training log: a summary of what is about to be trained, and how."""
+"""The first lines of a training log: a summary of the network, its losses, recipe, data and teacher."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ def announcement(spec: RunSpec, recipe: Recipe, network: nn.Module, loader: Load
 
 def _loss(loss: TaskLoss | Term) -> str:
     """A loss with its options, such as `bkd (weight 0.0007, blur_ratio 0.15)`."""
-    stated = ", ".join(f"{key} {getattr(loss, key)}" for key in type(loss).model_fields if key in _told(loss))
+    stated = ", ".join(f"{key} {getattr(loss, key)}" for key in type(loss).model_fields if key in _reported(loss))
     return f"{loss.method} ({stated})" if stated else loss.method
 
 
-def _told(loss: TaskLoss | Term) -> set[str]:
+def _reported(loss: TaskLoss | Term) -> set[str]:
     """Names of the options to report: the weight, and every option that differs from its default."""
     options = {key: value.default for key, value in type(loss).model_fields.items() if key != "method"}
     return {key for key, value in options.items() if key == "weight" or getattr(loss, key) != value}

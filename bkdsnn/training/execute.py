@@ -47,15 +47,15 @@ def execute(
     input, and `Interrupted` when the time slice of `minutes` ends before the run does. `recompute` trades time for
     memory: the backward pass recomputes activations instead of storing them.
     """
-    folder, part = RunFolder(results / "runs", spec), Slice(minutes, results / "runs" / spec.name)
+    folder, time_slice = RunFolder(results / "runs", spec), Slice(minutes, results / "runs" / spec.name)
     with contextlib.ExitStack() as stack:
         if group.main and not folder.finished:
-            stack.enter_context(folder.locked(part))
+            stack.enter_context(folder.locked(time_slice))
         (unfinished,) = group.any(group.main and not folder.finished)  # another writer may have just finished it
         if unfinished and group.main:
             stack.enter_context(folder.recorded())
         if unfinished:
-            _carry_out(folder, results, resources, device, part, group, recompute)
+            _carry_out(folder, results, resources, device, time_slice, group, recompute)
             return
     if group.main:
         log.info("%s: already finished", spec.name)
@@ -67,7 +67,7 @@ def _carry_out(
     results: Path,
     resources: Path,
     device: torch.device,
-    part: Slice,
+    time_slice: Slice,
     group: Group,
     recompute: bool,
 ) -> None:
@@ -84,9 +84,9 @@ def _carry_out(
         history: list[Epoch] = []
         log.info("%s: top-1 %.2f %%", spec.name, evaluation.top1)
     else:
-        with part:
+        with time_slice:
             network, evaluation, history = train(
-                spec, spec.recipe, folder, loader, device, part, resources, group, recompute
+                spec, spec.recipe, folder, loader, device, time_slice, resources, group, recompute
             )
     if group.main:
         write_artefacts(folder, network, evaluation, history, loader, name)

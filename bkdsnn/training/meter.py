@@ -19,15 +19,15 @@ from bkdsnn.runs.run_folder import RunFolder
 from bkdsnn.runs.schema import Epoch, Gradients
 from bkdsnn.training.optim import learning_rate
 
-GUARD = 50  # steps whose losses are sent from the device together
+LOSSES_PER_TRANSFER = 50  # steps whose losses are copied from the device together
 LOWER = "lower the learning rate or the weight of that loss in config/"
 
 
 class Meter:
     """Sums the losses of an epoch by name; a loss that is not finite ends the run.
 
-    The losses of `GUARD` steps are copied from the device together and read when the next copy starts, so that no step
-    has to wait for the device.
+    The losses of `LOSSES_PER_TRANSFER` steps are copied from the device together and read when the next copy starts, so
+    that no step has to wait for the device.
     """
 
     def __init__(self, folder: RunFolder, at: Position, group: Group = ALONE) -> None:
@@ -42,16 +42,16 @@ class Meter:
         """Add the losses (0-dim) of one step; `at.step` must already count this step."""
         self.names = tuple(losses)
         self.pending.append(torch.stack([loss.detach() for loss in losses.values()]))
-        if len(self.pending) >= GUARD:
-            self._pass_on()
+        if len(self.pending) >= LOSSES_PER_TRANSFER:
+            self._transfer()
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Wait for all losses and add them to the totals. Raises `UserError` for the first one that is not finite."""
-        self._pass_on()
-        self._pass_on()
+        self._transfer()
+        self._transfer()
         self.at.epoch_seconds = time.monotonic() - self.began
 
-    def _pass_on(self) -> None:
+    def _transfer(self) -> None:
         """Start copying the pending losses, averaged over all processes; add the previous copy to the totals."""
         arriving, self.sent = self.sent, fetched(self.group.mean(torch.stack(self.pending))) if self.pending else None
         self.pending = []

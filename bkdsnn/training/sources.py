@@ -45,5 +45,5 @@ def _own_head(network: Network, tensors: dict[str, Tensor]) -> dict[str, Tensor]
     head = {key: value for key, value in network.state_dict().items() if key.startswith(f"{network.last_layer}.")}
     if all(key in tensors and tensors[key].shape == value.shape for key, value in head.items()):
         return {}
-    log.info("the last layer begins anew: %d classes", len(next(iter(head.values()))))
+    log.info("the last layer starts from random weights, for %d classes", len(next(iter(head.values()))))
     return head

@@ -78,7 +78,7 @@ class Step:
     def losses(self, batch: Batch, at: Position) -> dict[str, Tensor]:
         """Return the weighted losses (0-dim) by name for an already mixed batch; their sum is minimised."""
         with self.half:
-            target = imitated(self.teacher, batch.shown, self.criterion.teacher_taps)
+            target = teacher_outputs(self.teacher, batch.teacher_input, self.criterion.teacher_taps)
             blur = streams.generator(self.seed, "blur", at.epoch, at.step)
             losses: dict[str, Tensor] = self.trained(batch.images, target, batch.labels, blur)
             return losses
@@ -97,13 +97,13 @@ class Trained(nn.Module):
 
 
 @torch.inference_mode()
-def imitated(teacher: Network | None, shown: Tensor, taps: tuple[str, ...]) -> Outputs | None:
-    """Return the teacher's outputs, without gradient, for the teacher input `shown` (B C H W, or frames B T C H W).
+def teacher_outputs(teacher: Network | None, teacher_input: Tensor, taps: tuple[str, ...]) -> Outputs | None:
+    """Return the teacher's outputs, without gradient, for the teacher input (B C H W, or frames B T C H W).
 
     They are inference tensors, which autograd cannot save for backward; a loss first has to derive an ordinary tensor
     from them (`time_mean` does).
     """
-    return teacher(shown, taps) if teacher else None
+    return teacher(teacher_input, taps) if teacher else None
 
 
 def build(

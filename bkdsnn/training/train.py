@@ -33,12 +33,12 @@ def train(
     folder: RunFolder,
     loader: Loader,
     device: torch.device,
-    part: Slice,
+    time_slice: Slice,
     resources: Path,
     group: Group = ALONE,
     recompute: bool = False,
 ) -> tuple[Network, Evaluation, list[Epoch]]:
-    """Train to the end, or save a checkpoint and raise `Interrupted` when the time slice `part` ends.
+    """Train to the end, or save a checkpoint and raise `Interrupted` when `time_slice` ends.
 
     Training resumes from the run's checkpoint. Without one it starts from the weights of the run's source, if it has
     one (published weights are in the folder `resources`), else from random weights. Returns the student, its evaluation
@@ -47,7 +47,9 @@ def train(
     first of them writes files. `recompute` trades time for memory, see `models.recomputation`.
     """
     if not loader.steps:
-        raise UserError(f"'batch_size' is {recipe.batch_size}, more than the {loader.train_size} training samples")
+        raise UserError(
+            f"'batch_size' is {recipe.batch_size}, expected {loader.train_size} or less, all training samples"
+        )
     teacher = load_teacher(spec, folder, device)
     student, criterion = build(spec, teacher, device, recompute)
     if spec.source:
@@ -73,13 +75,13 @@ def train(
             at.step += 1
             meter.add(losses)
             progress.step(at.epoch, at.step)
-            over, due = group.any(part.over, saver.due)
+            over, due = group.any(time_slice.over, saver.due)
             if over or due:
-                meter.settle()
+                meter.flush()
                 saver.save(at)
             if over:
                 raise Interrupted(f"{spec.name}: saved at epoch {at.epoch + 1}, step {at.step}; run again to continue")
-        meter.settle()
+        meter.flush()
         evaluation = evaluate(step.student, loader, group)
         record = meter.record(evaluation.top1, recipe, device)
         if group.main:

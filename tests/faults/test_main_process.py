@@ -96,7 +96,7 @@ def test_retries_go_on_after_a_slice_and_refuse_after_a_crash_without_progress(c
         os.kill(in_training(alone).pid, signal.SIGTERM)
         os.kill(in_training(teacher).pid, signal.SIGKILL)
         assert main.wait(PATIENCE) == 1
-    assert "attempt 1 got no further than its beginning (it was killed)" in output.read_text()
+    assert "attempt 1 saved nothing after its beginning (it was killed)" in output.read_text()
     assert [one.event for one in ledger.read(alone.ledger)] == ["interrupted", "finished"]
     assert [one.event for one in ledger.read(teacher.ledger)] == ["began"] and not taught.path.exists()
     assert jobs(finish(clone, quiet, runs, tmp_path)) == {"teacher": 1, "student": 1, "table": 1, "table9z": 1}

@@ -1,4 +1,4 @@
-"""Grad-CAM of real networks against gradients worked out by hand and the package tap by tap; likeness against NumPy."""
+"""Grad-CAM of real networks against gradients worked out by hand and the package; similarities against NumPy."""
 
 import dataclasses
 import json
@@ -20,8 +20,8 @@ from torch.nn import functional
 from bkdsnn import cli, models
 from bkdsnn.analysis.cams import Cams, Classifier
 from bkdsnn.analysis.gradcam import analyse
-from bkdsnn.analysis.likeness import cosines, mean_and_std, overlaps, top
 from bkdsnn.analysis.maps import maps_paths, read_maps
+from bkdsnn.analysis.similarity import cosines, mean_and_std, overlaps, top
 from bkdsnn.config import paper
 from bkdsnn.core.errors import UserError
 from bkdsnn.runs import checkpoint
@@ -415,7 +415,7 @@ def test_what_cannot_be_measured_is_refused(plan, copy):
     kept = (last / "metrics.json").read_text()
 
     edited(last / "metrics.json", dataset={**json.loads(kept)["dataset"], "digest": "0" * 64})
-    with pytest.raises(UserError, match=rf"fig9y, Transformer: run {last.name} saw data with digest 0{{10}}, found"):
+    with pytest.raises(UserError, match=rf"fig9y, Transformer: run {last.name} used data with digest 0{{10}}, found"):
         analyse(plan, copy, CPU)
     (last / "metrics.json").write_text(kept)
 
@@ -491,7 +491,7 @@ def test_what_is_not_of_the_figure_is_not_read(plan, copy):
 
     digest = next(iter(plan.runs().values())).digest
     for damaged, message in (
-        (text.replace(digest, "0" * 64), r"fig9y\.json: is of other runs"),
+        (text.replace(digest, "0" * 64), r"fig9y\.json: was made for other runs"),
         (text.replace('"fig9y"', '"fig2a"'), r"'figure' is fig2a, expected fig9y"),
         (re.sub(r'"top1": [\d.]+', '"top1": 101', text), r"fig9y\.json: .*top1"),
         (text[:200], r"fig9y\.json"),

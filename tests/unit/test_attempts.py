@@ -70,7 +70,7 @@ def test_an_error_is_not_retried_but_for_a_person(folder, spec, results, capsys)
     assert "damaged" in first
     assert train(spec, results, 2) == train(spec, results, 3) == 1
     told = list(dict.fromkeys(capsys.readouterr().err.splitlines()))  # each call in this process adds a handler
-    assert "attempt 1 got no further than its beginning" in told[0] and "attempt 2 got no further" in told[1]
+    assert "attempt 1 saved nothing after its beginning" in told[0] and "attempt 2 saved nothing after" in told[1]
     assert all(line.count("damaged") == 1 and "start snakemake again" in line for line in told)
     assert len(folder.attempts()) == 1  # the refused ones never began
     teacher.write_bytes(kept)
@@ -80,13 +80,13 @@ def test_an_error_is_not_retried_but_for_a_person(folder, spec, results, capsys)
 def test_a_crash_after_progress_is_retried_once_more(folder, spec, results):
     slice_of_one_step(spec, results)
     folder.begin("a CPU", standing(folder.checkpoint), lambda: 1.0)  # and killed
-    with pytest.raises(UserError, match=r"attempt 2 got no further than epoch 1, step 1 \(it was killed\)"):
+    with pytest.raises(UserError, match=r"attempt 2 saved nothing after epoch 1, step 1 \(it was killed\)"):
         expect_progress(folder, 3)
     assert "it was killed" in json.loads((folder.path / "failure.json").read_text())["message"]
 
 
 def test_who_never_began_is_not_retried(folder, spec, results):
-    with pytest.raises(UserError, match=r"attempt 1 got no further than its beginning"):
+    with pytest.raises(UserError, match=r"attempt 1 saved nothing after its beginning"):
         expect_progress(folder, 2)
 
 

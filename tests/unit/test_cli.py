@@ -166,7 +166,7 @@ def test_help_of_a_subcommand_explains_every_argument(command, capsys):
 
 MISTAKES = [
     (f"train {STUDENT.name}", f"unknown run '{STUDENT.name}' in scale 'demo'"),
-    ("train digits", "'digits' is not a run name; expected <dataset>-<network>-<method>-t<T>-s<seed>-<10 digits>"),
+    ("train digits", "'digits' is not a run name; expected <dataset>-<network>-<method>-t<T>-s<seed>-<digest>"),
     (f"train {STUDENT.name} --scale smok", "unknown scale 'smok' (did you mean 'smoke'?)"),
     (f"train {STUDENT.name} --scale smoke --device gpu", "unknown device 'gpu'; expected auto, cpu, cuda or cuda:<n>"),
     ("data smoke-digits-21 --scale smoke", "in config/datasets.yaml (did you mean 'smoke-digits-12'?)"),
@@ -184,9 +184,9 @@ MISTAKES = [
     ("plan 2c", "unknown target '2c'; expected one of: fig2a"),
     ("plan table2a --row bkdsn", "unknown row 'bkdsn' (did you mean 'bkdsnn'?)"),
     ("plan fig4 --column R-19", "unknown column 'R-19' (did you mean 'R-18'?)"),
-    ("train", "no run; expected its name, which `python -m bkdsnn plan <table>` lists, or --spec <file>"),
+    ("train", "no run; expected a name, which `python -m bkdsnn plan <table>` lists, or --spec <file>"),
     ("train --spec mine.yaml", "mine.yaml: no such file"),
-    ("show", "no run; expected its name"),
+    ("show", "no run; expected a name"),
     ("show digits", "'digits' is not a run name"),
     (f"show {STUDENT.name}", f"unknown run '{STUDENT.name}' in scale 'demo'"),
     ("plan table2c --scale huge", "unknown scale 'huge'; expected one of: demo, lite, paper, smoke"),

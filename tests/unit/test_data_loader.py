@@ -70,7 +70,8 @@ def test_order_and_augmentation_change_with_epoch_and_seed_only():
 
 
 def test_a_teacher_sees_the_very_tensor_that_the_student_sees():
-    assert all(batch.shown is batch.images for batch in _loader(augment=Augment(flip=True, erasing=0.5)).train(0))
+    loader = _loader(augment=Augment(flip=True, erasing=0.5))
+    assert all(batch.teacher_input is batch.images for batch in loader.train(0))
 
 
 def test_every_step_of_an_epoch_augments_anew():

@@ -79,7 +79,7 @@ def test_mixing_without_an_end_goes_on():
 def test_without_mix_and_smoothing_inputs_come_back_themselves():
     images, labels = _batch()
     found = Mixing(_recipe(batch_size=5), 10, seed=0)(_shown(images, labels), 0, 0)
-    assert found.images is images and found.shown is images and found.labels is labels
+    assert found.images is images and found.teacher_input is images and found.labels is labels
 
 
 def test_smoothing_alone_gives_the_cross_entropy_of_torch():
@@ -123,8 +123,8 @@ def test_frames_are_mixed_alike_in_time_and_for_student_and_teacher(mix):
             published = Mixup(mix.mixup, mix.cutmix, None, mix.probability, mix.switch, "batch", True, 0.0, 10)
             images, targets = published(frames.flatten(1, 2).clone(), labels)
         assert torch.equal(mixed.images.flatten(1, 2), images) and torch.equal(mixed.labels, targets)
-        assert mixed.images.shape == frames.shape and mixed.shown.shape == shown.shape
-        torch.testing.assert_close(mixed.shown.view(6, 4, 2, 2, 16, 16).sum(2), mixed.images)
+        assert mixed.images.shape == frames.shape and mixed.teacher_input.shape == shown.shape
+        torch.testing.assert_close(mixed.teacher_input.view(6, 4, 2, 2, 16, 16).sum(2), mixed.images)
         changed += not torch.equal(mixed.images, frames)
     assert changed > 1
 

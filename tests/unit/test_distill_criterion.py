@@ -147,7 +147,7 @@ MANY = ("many", (3, 4, 4))
 
 @pytest.mark.parametrize(("student", "teacher"), [(SINGLE, MANY), (MANY, SINGLE)])
 def test_attention_on_a_single_place_beside_many_is_refused_naming_both(student, teacher):
-    message = rf"'{student[0]}' is \(3, \d, \d\), the teacher's '{teacher[0]}' .* has a single place"
+    message = rf"'{student[0]}' is \(3, \d, \d\), the teacher's '{teacher[0]}' .* has a single spatial position"
     with pytest.raises(UserError, match=message):
         Criterion(run_spec(CrossEntropy(), (LaSNN(weight=1),)), dict([student]), dict([teacher]))
 

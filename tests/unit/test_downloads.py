@@ -111,6 +111,6 @@ def test_an_older_file_stays_when_a_download_fails(server, tmp_path):
 def test_what_has_no_known_checksum_is_not_even_asked_for(server, tmp_path):
     server.offer("right")
     wanted = Pretrained(name=NAME)
-    with pytest.raises(UserError, match=r"right.pth: nothing states its checksum; add it as 'sha256' where"):
+    with pytest.raises(UserError, match=r"right.pth: its checksum is not known; add it as 'sha256' where"):
         fetch(wanted, stored(tmp_path, wanted), None)
     assert list(tmp_path.iterdir()) == [] and server.asked == []

@@ -62,7 +62,7 @@ def test_student_and_teacher_see_the_same_recordings(pair, augment):
 
 
 def test_with_one_t_the_teacher_sees_the_very_tensor_that_the_student_sees(pair):
-    assert all(batch.shown is batch.images for batch in _loader(pair[0], pair[0]).train(0))
+    assert all(batch.teacher_input is batch.images for batch in _loader(pair[0], pair[0]).train(0))
 
 
 @pytest.mark.parametrize("first_step", [0, 1, 2, 3])
@@ -152,7 +152,7 @@ def test_opened_recordings_are_those_of_the_manifest_for_student_and_teacher(man
 @pytest.mark.parametrize("teacher", [None, 2])
 def test_a_teacher_with_the_same_t_needs_no_frames_of_its_own(manifest, teacher):
     batch = next(_open(manifest, timesteps=2, teacher_timesteps=teacher).train(0))
-    assert batch.shown is batch.images
+    assert batch.teacher_input is batch.images
 
 
 @pytest.mark.parametrize("timesteps", [{"timesteps": 8}, {"timesteps": 2, "teacher_timesteps": 8}])

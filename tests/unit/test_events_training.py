@@ -99,7 +99,7 @@ def test_no_gradient_of_the_student_reaches_its_teacher(results):
     teacher = models.build(spec.teacher.network, spec.dataset).eval()  # its parameters ask for gradients
     student, criterion = step.build(spec, teacher, CPU)
     batch = Mixing(spec.recipe, spec.dataset.classes, 0)(next(open_loader(spec, results, CPU).train(0)), 0, 0)
-    target = step.imitated(teacher, batch.shown, criterion.teacher_taps)
+    target = step.teacher_outputs(teacher, batch.teacher_input, criterion.teacher_taps)
     assert not any(output.requires_grad for output in (target.logits, target.pooled, *target.features.values()))
     outputs = student(batch.images, criterion.taps)
     losses = criterion(outputs, target, batch.labels, streams.generator(0, "blur", 0, 0))

@@ -180,7 +180,7 @@ def test_a_run_without_epochs_never_appears(tmp_path, kind):
     plan = figure_plan(kind, panel, scale="paper")
     (run,) = plan.runs().values()
     finish(run, tmp_path, (), ())
-    with pytest.raises(UserError, match=f"{run.name}, which was evaluated and not trained: no epochs"):
+    with pytest.raises(UserError, match=f"{run.name}, which was only evaluated and has no epochs"):
         draw(plan, tmp_path, tmp_path / "out")
 
 

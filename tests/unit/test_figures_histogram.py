@@ -117,6 +117,6 @@ def test_an_analysis_of_other_runs_leaves_the_old_drawing(plan, tmp_path):
     paths = draw(plan, tmp_path, tmp_path / "out")
     before = {suffix: path.read_bytes() for suffix, path in paths.items()}
     analyse(figure_plan("histogram", PANEL, seeds=(1,)), tmp_path, STUDENT, TEACHER)
-    with pytest.raises(UserError, match="it is of other runs"):
+    with pytest.raises(UserError, match="it was made for other runs"):
         draw(plan, tmp_path, tmp_path / "out")
     assert {suffix: path.read_bytes() for suffix, path in paths.items()} == before

@@ -141,7 +141,7 @@ def test_waiting_is_told_once(hold, tmp_path, caplog, monkeypatch):
     with caplog.at_level(logging.INFO), pytest.raises(Enough):
         gpus.claim(["0"], 1, tmp_path / "locks")
     assert [record.getMessage().partition(" (")[0] for record in caplog.records] == [
-        "waiting for 1 free of 1 GPUs: others compute on them"
+        "waiting for 1 of 1 GPUs: other processes use them"
     ]
 
 

@@ -56,7 +56,7 @@ def test_a_step_of_every_family_is_finite(family, device, dtype):
     student, criterion = step.build(spec, teacher, on)
     images, *shown = (samples(net, spec.dataset.image_size, on) for net in (student, teacher) if net)
     with torch.autocast(device, dtype, enabled=device == "cuda"):
-        target = step.imitated(teacher, *(shown or [images]), criterion.teacher_taps)
+        target = step.teacher_outputs(teacher, *(shown or [images]), criterion.teacher_taps)
         outputs = student.train()(images, criterion.taps)
         losses = criterion(outputs, target, torch.arange(4, device=on) % 2, streams.generator(0, "blur", 0, 0))
     torch.stack(list(losses.values())).sum().backward()
@@ -79,7 +79,7 @@ TEACHERS = [
 
 def outputs_of(teacher, images):
     """What distillation compares: time averages of the last feature and of the logits."""
-    outputs = step.imitated(teacher, images, teacher.taps[-1:])
+    outputs = step.teacher_outputs(teacher, images, teacher.taps[-1:])
     return time_mean(outputs.features[teacher.taps[-1]]), time_mean(outputs.logits)
 
 
@@ -116,7 +116,7 @@ def test_a_teachers_outputs_are_constants_that_losses_can_take():
     """Autograd refuses to keep inference tensors; what `time_mean` makes of them is none."""
     spec = spec_of("resnet", "smoke").teacher
     teacher = models.build(spec.network, spec.dataset)  # its weights still ask for gradients
-    outputs = step.imitated(teacher, samples(teacher, spec.dataset.image_size, "cpu"), teacher.taps)
+    outputs = step.teacher_outputs(teacher, samples(teacher, spec.dataset.image_size, "cpu"), teacher.taps)
     assert outputs.logits.is_inference() and not outputs.logits.requires_grad
     mean = time_mean(outputs.logits)
     assert not mean.is_inference() and not mean.requires_grad

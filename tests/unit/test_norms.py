@@ -50,5 +50,5 @@ class Recomputed(nn.Sequential):
 
 def test_recomputation_refuses_statistics_that_it_cannot_leave_as_they_are():
     recompute(Recomputed(nn.BatchNorm2d(3), Scaled(3)))
-    with pytest.raises(UserError, match=r"'1' keeps statistics and is a Kept.*without recomputation"):
+    with pytest.raises(UserError, match=r"module '1' is a Kept.*without recomputation"):
         recompute(Recomputed(nn.BatchNorm2d(3), Kept()))

@@ -351,7 +351,7 @@ def test_reading_own_work_imports_no_torch(mine):
         ({"losses__b": LOSS}, r"mine/losses/mean\.py and .*mine/losses/b\.py both declare 'mean'"),
         ({"losses__b": LOSS.replace('"mean"', '"My"')}, r"losses/b\.py: Mean\.method is 'My', expected a name such as"),
         ({"losses__b": "1 / 0"}, r"mine/losses/b\.py: not imported: ZeroDivisionError: division by zero"),
-        ({"tables__mine": {}}, r"mine/tables/mine\.yaml: not the name of a target, expected one such as table_mine\.y"),
+        ({"tables__mine": {}}, r"mine/tables/mine\.yaml: the file's name .*; rename it, such as table_mine\.y"),
         ({"tables__table2c": {}}, r"mine/tables/table2c\.yaml: config/paper/table2c\.yaml has that name already"),
         ({"tables__table_cut": {"extends": "table2", "rows": [ROW]}}, r"unknown table of the paper 'table2' in .*_cut"),
         (

@@ -333,12 +333,12 @@ MISTAKES = [
     (
         "methods.yaml",
         lambda c: c["meta-spikeformer-kd"]["network"].clear(),
-        "'hard-ld' and a network with 'distilled_head' belong together",
+        "'hard-ld' needs a network with 'distilled_head'",
     ),
     (
         "methods.yaml",
         lambda c: c["meta-spikeformer-kd-tuned"].update(source="meta-spikeformer"),
-        "'source' has another network than 'mformer-8-256' as used here",
+        "the network of 'source' differs from 'mformer-8-256' in ",
     ),
 ]
 

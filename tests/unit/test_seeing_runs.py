@@ -98,7 +98,7 @@ def test_a_run_of_several_cells_names_the_others():
     shown = plan_figure(expansion, load_figure("fig4")).panels[0].curves[0].runs[0]
     found = resolution.resolve(shown.name, "smoke", NOWHERE)
     assert found.spec == shown and len(found.asked_by) > 1
-    text = overview.shown(found, RunFolder(Path("runs"), shown), why=False)
+    text = overview.details(found, RunFolder(Path("runs"), shown), why=False)
     assert f"asked for by: {found.asked_by[0]} (and {len(found.asked_by) - 1} more)\n" in text and "config/" not in text
 
 
@@ -247,7 +247,7 @@ def test_a_run_of_a_file_is_trained_after_the_runs_and_data_that_it_needs(mine, 
     assert code == 1 and first in text and not Path("results").exists()
     assert told("data", found.dataset.name)[0] == 0
     code, text = told("train")
-    assert code == 1 and f"its teacher is not trained; first `python -m bkdsnn train {found.teacher.name} " in text
+    assert code == 1 and f"its teacher is not trained; do so by `python -m bkdsnn train {found.teacher.name} " in text
     assert told("train", found.teacher.name)[0] == 0
     assert told("train")[0] == 0
     folder = RunFolder(Path("results/smoke/runs"), found)

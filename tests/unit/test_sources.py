@@ -161,7 +161,7 @@ def test_another_number_of_classes_keeps_the_own_last_layer_and_says_so(tmp_path
     before, loaded = load(spec, tmp_path)
     assert equal(loaded, before, HEAD) and loaded["head.weight"].shape == (10, 24)
     assert equal(loaded, {**published, **{key: before[key] for key in HEAD}})
-    assert said() == ["the last layer begins anew: 10 classes"]
+    assert said() == ["the last layer starts from random weights, for 10 classes"]
 
 
 def test_the_last_layer_that_is_kept_is_drawn_from_the_seed(tmp_path):
@@ -186,7 +186,7 @@ def test_fine_tuning_begins_with_published_weights(tmp_path, said, classes):
     trained = load_file(path / "weights.safetensors")
     for key in trained.keys() - (set(HEAD) if classes == 7 else set()):
         torch.testing.assert_close(trained[key], published[key], rtol=0, atol=1e-25)
-    assert ("the last layer begins anew: 10 classes" in said()) is (classes == 7)
+    assert ("the last layer starts from random weights, for 10 classes" in said()) is (classes == 7)
     assert json.loads((path / "metrics.json").read_text())["epochs"] == 1 and "-vit-s-16-ce-t1-" in path.name
 
 
@@ -232,7 +232,7 @@ def test_a_missing_tensor_is_named(tmp_path, update):
 def test_weights_without_a_last_layer_can_only_be_fine_tuned(tmp_path, said):
     publish(tmp_path, vit(), 10, without=HEAD)
     before, loaded = load(vit(), tmp_path)
-    assert equal(loaded, before, HEAD) and said() == ["the last layer begins anew: 10 classes"]
+    assert equal(loaded, before, HEAD) and said() == ["the last layer starts from random weights, for 10 classes"]
     refused(tmp_path, vit(**EVALUATED), "lacks tensor 'head.bias' (2 in all) for ViT")
 
 

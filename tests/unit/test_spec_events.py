@@ -51,8 +51,8 @@ def test_events_have_two_channels_and_may_be_embedded():
     ("changes", "message"),
     [
         ({"mean": (0.5, 0.5)}, "'mean' has 2 numbers, format 'events' needs 0"),
-        ({"events": None}, "the key 'events' belongs to format 'events'"),
-        ({"format": "cifar-binary"}, "the key 'events' belongs to format 'events'"),
+        ({"events": None}, "'events' is missing; expected it with format 'events'"),
+        ({"format": "cifar-binary"}, "'events' is given with format 'cifar-binary'"),
     ],
 )
 def test_a_dataset_is_of_one_kind(changes, message):

@@ -439,7 +439,7 @@ def test_a_run_on_other_data_than_are_here_is_refused(plan, tmp_path, content):
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "digits-8.json").write_text(content)
     message = (
-        rf"{folder / 'metrics.json'}: the run saw data with digest digits-8di, but .*digits-8.json has .*: other data"
+        rf"{folder / 'metrics.json'}: the run used data with digest digits-8di, but .*digits-8.json has .*: other data"
     )
     with pytest.raises(UserError, match=message):
         measure(plan, tmp_path)

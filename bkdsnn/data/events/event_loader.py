@@ -19,14 +19,14 @@ from bkdsnn.machine.devices import sent
 class EventLoader(Loader):
     """Recordings as frames, float32 (B, T, 2, S, S): raw counts of events. Memory holds one batch at a time.
 
-    `clips` are the student input, `taught` the teacher input: the same recordings with another T, or the same object as
-    `clips`. Raises UserError if their labels differ.
+    `clips` are the student input, `teacher_clips` the teacher input: the same recordings with another T, or the same
+    object as `clips`. Raises UserError if their labels differ.
     """
 
     def __init__(
         self,
         clips: Clips,
-        taught: Clips,
+        teacher_clips: Clips,
         digest: str,
         *,
         batch_size: int,
@@ -36,9 +36,9 @@ class EventLoader(Loader):
     ) -> None:
         super().__init__(len(clips.train), len(clips.test), digest, batch_size, seed)
         self._clips, self._device = clips, device
-        self._versions = [clips.train] if taught is clips else [clips.train, taught.train]
+        self._versions = [clips.train] if teacher_clips is clips else [clips.train, teacher_clips.train]
         self._augment = ClipAugment(augment, seed)
-        _check_same(clips, taught)
+        _check_same(clips, teacher_clips)
 
     def _read_train(self, order: Tensor, steps: range, epoch: int) -> Iterator[Batch]:
         batches = order.split(self._batch_size)
@@ -60,14 +60,14 @@ class EventLoader(Loader):
         return sent(torch.from_numpy(labels[chosen]), self._device)
 
 
-def _check_same(clips: Clips, taught: Clips) -> None:
+def _check_same(clips: Clips, teacher_clips: Clips) -> None:
     for split, mine, others in (
-        ("training", clips.train_labels, taught.train_labels),
-        ("test", clips.test_labels, taught.test_labels),
+        ("training", clips.train_labels, teacher_clips.train_labels),
+        ("test", clips.test_labels, teacher_clips.test_labels),
     ):
         if not np.array_equal(mine, others):
             raise UserError(
-                f"frames with T = {clips.train.shape[1]} ({len(mine)} {split} clips) and T = {taught.train.shape[1]} "
-                f"({len(others)}) have other labels, so they are not of the same recordings; delete both and make them "
-                "again by `python -m bkdsnn frames`"
+                f"frames with T = {clips.train.shape[1]} ({len(mine)} {split} clips) and "
+                f"T = {teacher_clips.train.shape[1]} ({len(others)}) have other labels, so they are not of the same "
+                "recordings; delete both and make them again by `python -m bkdsnn frames`"
             )

@@ -17,7 +17,7 @@ from bkdsnn.core.progress import log
 from bkdsnn.data.events import formats
 from bkdsnn.data.events.layouts import Item
 from bkdsnn.data.events.recording import Recording, damaged
-from bkdsnn.data.events.survey import Tour
+from bkdsnn.data.events.survey import Inventory
 from bkdsnn.data.manifest import Manifest
 
 COUNT = np.dtype("<u2")  # number of events at one pixel, of one polarity, in one frame
@@ -126,15 +126,17 @@ def convert(dataset: Dataset, manifest: Path, timesteps: int) -> None:
     if _stands(path, settings):
         log.info("%s: already made", path)
         return
-    tour = Tour(dataset, Path(source.root or manifest.parent / dataset.name), f"integrated to {timesteps} frames")
+    inventory = Inventory(
+        dataset, Path(source.root or manifest.parent / dataset.name), f"integrated to {timesteps} frames"
+    )
     with files.replacing(_array(path, "train")) as train:
-        _write(train, tour, "train", settings)
+        _write(train, inventory, "train", settings)
         with files.replacing(_array(path, "test")) as test:
-            _write(test, tour, "test", settings)
-            tour.check(source.files)
+            _write(test, inventory, "test", settings)
+            inventory.check(source.files)
             if not _stands(path, settings):  # it is valid if another process has just made the same frames
                 path.unlink(missing_ok=True)  # a record must never describe other arrays than those beside it
-    labels = {split: tuple(item.label for item in items) for split, items in tour.splits.items()}
+    labels = {split: tuple(item.label for item in items) for split, items in inventory.splits.items()}
     record = FramesRecord(settings=settings, train_labels=labels["train"], test_labels=labels["test"])
     files.write_text(path, record.model_dump_json() + "\n")
     log.info("%s: %d frames of each of %s recordings", path, timesteps, f"{source.train + source.test:,}")
@@ -177,12 +179,12 @@ def _stands(path: Path, settings: FrameSettings) -> bool:
     return False
 
 
-def _write(path: Path, tour: Tour, split: str, settings: FrameSettings) -> None:
+def _write(path: Path, inventory: Inventory, split: str, settings: FrameSettings) -> None:
     """Write the frames of a split one after another; on a full disk writing to a mapped file would kill the process."""
-    shape = _shape(settings, len(tour.splits[split]))
+    shape = _shape(settings, len(inventory.splits[split]))
     with path.open("wb") as stream:
         np.lib.format.write_array_header_1_0(stream, {"descr": COUNT.str, "fortran_order": False, "shape": shape})
-        for file, clips in tour.visit(split):
+        for file, clips in inventory.visit(split):
             for frames in _integrated(file, clips, settings):
                 stream.write(frames.tobytes())
 

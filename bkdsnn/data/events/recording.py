@@ -79,4 +79,4 @@ def records(path: Path, data: bytes, start: int, number: str, width: int) -> np.
 def check_fits(path: Path, recording: Recording, *, t: int, x: int, y: int) -> None:
     """Raise UserError if an event violates 0 <= column < bound, the range that the format of `path` can store."""
     if problem := recording.excess(t=t, x=x, y=y):
-        raise UserError(f"cannot write {path}: {problem}, which is what the format holds; correct the recording")
+        raise UserError(f"cannot write {path}: {problem}, all that the format can hold; correct the recording")

@@ -18,14 +18,14 @@ from bkdsnn.data.manifest import FileRecord, Found, digest_of, file_record
 
 def survey(dataset: Dataset, folder: Path) -> Found:
     """Read every recording below `folder` once; UserError as `layouts.items`, or if a file cannot be read."""
-    tour = Tour(dataset, folder, "checked")
-    for split in tour.splits:
-        for _ in tour.visit(split):
+    inventory = Inventory(dataset, folder, "checked")
+    for split in inventory.splits:
+        for _ in inventory.visit(split):
             pass
-    return tour.found()
+    return inventory.found()
 
 
-class Tour:
+class Inventory:
     """Measures recordings while they are visited; `splits` are the items of "train" and "test"."""
 
     def __init__(self, dataset: Dataset, folder: Path, doing: str) -> None:
@@ -35,7 +35,7 @@ class Tour:
         self._bytes: Counter[str] = Counter()
         self._lines: defaultdict[str, list[str]] = defaultdict(list)
         self._done, self._total = 0, sum(map(len, self.splits.values()))
-        self._began = self._told = time.monotonic()
+        self._began = self._logged = time.monotonic()
 
     def visit(self, split: str) -> Iterator[tuple[Path, list[layouts.Item]]]:
         """Yield each file of a split and its clips, in order, once measured; UserError if it cannot be read."""
@@ -80,8 +80,8 @@ class Tour:
         """Log how many recordings are done, at most once per `progress.EVERY` seconds."""
         self._done += clips
         now = time.monotonic()
-        if now - self._told >= progress.EVERY:
-            self._told = now
+        if now - self._logged >= progress.EVERY:
+            self._logged = now
             left = progress.duration((now - self._began) / self._done * (self._total - self._done))
             progress.log.info(
                 "%s: %s/%s recordings %s, %s left", self._name, f"{self._done:,}", f"{self._total:,}", self._doing, left

@@ -123,7 +123,7 @@ def _panel(axes: Axes, title: str, lines: Sequence[AveragedCurve], axis: Axis) -
 
 
 def _last_values(axes: Axes, ends: Sequence[tuple[float, Point, style.Look]]) -> None:
-    """Write what each curve ends at beside the panel, in order of height, with a fine line to the curve's end."""
+    """Write the last value of each curve beside the panel, in order of height, with a fine line to the curve's end."""
     low, high = axes.set_ylim(axes.get_ylim())
     ends = sorted(ends, key=lambda end: end[1].mean)
     heights = apart([(point.mean - low) / (high - low) for _, point, _ in ends], GAP)

@@ -1,4 +1,4 @@
-"""Grad-CAM (figures 2a and 3a): what each network looks at, and how like its teacher it does."""
+"""Grad-CAM (figures 2a and 3a): the image regions that decide a prediction, and their similarity to the teacher's."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from matplotlib.colors import ListedColormap
 from matplotlib.figure import SubFigure
 from numpy.typing import NDArray
 
-from bkdsnn.analysis.maps import Shown, Summary, TapSummary, read_maps
+from bkdsnn.analysis.maps import PanelMaps, Summary, TapSummary, read_maps
 from bkdsnn.config.figure_plans import FigurePlan, PanelPlan
 from bkdsnn.report.figures import style
 
@@ -25,8 +25,8 @@ TITLE, HEAD, BELOW, BAR = 0.22, 0.18, 0.24, 0.34  # inches of height
 BAR_LABEL = "low ... high, each map scaled by itself"
 NOTES = (
     "Maps are for the true class, over the image in grey; an evenly graded colour map is used where the paper has jet.",
-    "Test set: likeness to the map of the ANN, mean over all test images: cosine, and the share of the highest 20 % of "
-    "pixels that both have in common (unrelated maps: 20 %).",
+    "Test set: similarity to the map of the ANN, mean over all test images: cosine, and the share of the highest 20 % "
+    "of pixels that both have in common (unrelated maps: 20 %).",
 )
 
 
@@ -54,7 +54,7 @@ def draw(plan: FigurePlan, results: Path, folder: Path) -> dict[str, Path]:
         return style.save(sheet, plan, [one.model_dump() for one in summary.methods], folder)
 
 
-def _draw_panel(grid: NDArray[Any], panel: PanelPlan, shown: Shown, summary: Summary) -> None:
+def _draw_panel(grid: NDArray[Any], panel: PanelPlan, shown: PanelMaps, summary: Summary) -> None:
     """Draw a panel on its axes; the summary of each tap stands below the last image."""
     networks = [summary.of(panel.title, curve.label) for curve in panel.curves]
     images, _, taps = shown.silent.shape
@@ -67,7 +67,7 @@ def _draw_panel(grid: NDArray[Any], panel: PanelPlan, shown: Shown, summary: Sum
         for network, (axes, own) in enumerate(zip(others, networks)):
             below = f"predicted {shown.predicted[image, network]}"
             if network and image == images - 1:
-                below += f"\ntest set: {_likeness(own[tap])}"
+                below += f"\ntest set: {_similarity(own[tap])}"
             axes.set_xlabel(below, fontsize=style.SMALL)
             _draw_map(axes, shown, (image, network, tap))
     for axes in grid.flat:
@@ -78,13 +78,13 @@ def _draw_panel(grid: NDArray[Any], panel: PanelPlan, shown: Shown, summary: Sum
         axes.remove()
 
 
-def _likeness(tap: TapSummary) -> str:
+def _similarity(tap: TapSummary) -> str:
     if tap.cosine is None or tap.overlap is None:
         return "all empty"
     return f"{tap.cosine:.2f}, {100 * tap.overlap:.0f} %"
 
 
-def _draw_map(axes: Axes, shown: Shown, at: tuple[int, int, int]) -> None:
+def _draw_map(axes: Axes, shown: PanelMaps, at: tuple[int, int, int]) -> None:
     """Lay the map of one image, network and tap over the image; where the map is empty, say why instead."""
     black, white = GREY
     image = shown.images[at[0]]

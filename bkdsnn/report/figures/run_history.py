@@ -1,4 +1,4 @@
-"""What a run recorded epoch by epoch, as far as figures show it."""
+"""The history of a run, epoch by epoch, as figures need it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def read_history(plan: FigurePlan, run: RunSpec, results: Path) -> list[Epoch]:
     """
     found = finished_run(plan, run, results)
     if run.recipe is None:
-        raise UserError(f"{plan.figure.name} shows run {run.name}, which was evaluated and not trained: no epochs")
+        raise UserError(f"{plan.figure.name} shows run {run.name}, which was only evaluated and has no epochs")
     epochs, stated = found.history(), found.metrics.top1.last
     if abs(epochs[-1].top1 - stated) > TOLERANCE:
         told = f"ends at top-1 {epochs[-1].top1}, but metrics.json says {stated}: this is another run"

@@ -143,7 +143,7 @@ def mathtext(label: str) -> str:
 
 
 def applied() -> contextlib.AbstractContextManager[None]:
-    """Draw in this look, on matplotlib's defaults whatever the user's own settings are, and leave them alone after."""
+    """Draw in this look, on matplotlib's defaults, and restore the user's own settings afterwards."""
     return matplotlib.style.context(RC, after_reset=True)
 
 
@@ -164,7 +164,7 @@ def sheet(plan: FigurePlan, width: float, height: float, notes: Iterable[str] = 
 
 
 def remarks(plan: FigurePlan) -> list[str]:
-    """Sentences that every picture carries: what it is, its scale, its data with what they stand in for, its seeds."""
+    """Sentences that every picture carries: its subject, scale and seeds, and its data with the data they replace."""
     parts = (f"{name} stands in for {real}" if real else name for name, real in plan.data.items())
     number = plan.figure.number
     return [
@@ -195,7 +195,7 @@ def save(figure: Figure, plan: FigurePlan, records: Sequence[Mapping[str, Any]],
     their places when all are complete; one that cannot be written raises `UserError`.
     """
     paths = {suffix: folder / f"{plan.figure.name}.{suffix}" for suffix in ("png", "pdf", "csv")}
-    _settle(figure)
+    _fix_layout(figure)
     title = f"{f'Figure {plan.figure.number}' if plan.figure.number else plan.figure.name}, scale {plan.scale.name}"
     with contextlib.ExitStack() as stack:
         temporary = {suffix: stack.enter_context(files.replacing(path)) for suffix, path in paths.items()}
@@ -207,7 +207,7 @@ def save(figure: Figure, plan: FigurePlan, records: Sequence[Mapping[str, Any]],
     return paths
 
 
-def _settle(figure: Figure) -> None:
+def _fix_layout(figure: Figure) -> None:
     """Lay the figure out once for all formats, and round: the last digits of the solver are not always the same."""
     for _ in range(2):  # images have a shape of their own, which the first pass finds out
         figure.draw_without_rendering()
