@@ -89,9 +89,8 @@ def seeds_needed(difference: float, spread: Spread) -> float:
     seeds = np.arange(2, MOST_SEEDS + 1)
     image = max(0, spread.image - spread.rest / spread.seeds) + spread.rest / seeds
     error, df = _error(seeds, spread.images, max(spread.seed, spread.rest / spread.images), image, spread.rest)
-    bound, shift = special.stdtrit(df, 1 - LEVEL / 2), abs(difference) / error
-    power = 1 - special.nctdtr(df, shift, bound) + special.nctdtr(df, shift, -bound)
-    enough = seeds[power >= POWER]
+    missed = special.nctdtr(df, abs(difference) / error, special.stdtrit(df, 1 - LEVEL / 2))
+    enough = seeds[1 - missed >= POWER]
     return int(enough[0]) if len(enough) else math.inf
 
 

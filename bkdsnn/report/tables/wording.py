@@ -139,7 +139,8 @@ def differences(model: TableModel) -> str:
         return ""
     parts = "; ".join(f"{', '.join(rows)} minus {baselines}" for baselines, rows in compared.items())
     relative = " Those in % are relative." if any(cell.relative for cell in model.cells) else ""
-    return f"In parentheses: {parts}. Mean over the seeds that both have{_intervals(model)}.{relative}"
+    paired = f" Mean over the seeds that both have{_intervals(model)}." if len(model.seeds) > 1 else ""
+    return f"In parentheses: {parts}.{paired}{relative}"
 
 
 def _intervals(model: TableModel) -> str:
