@@ -11,12 +11,14 @@ from bkdsnn.cli import arguments
 from bkdsnn.cli.arguments import positive
 from bkdsnn.config import catalogue, paper, resolution
 from bkdsnn.config import figure_plans as figures
+from bkdsnn.config.layers import origins
+from bkdsnn.config.resolution import Resolved
 from bkdsnn.config.settings import recomputes
 from bkdsnn.core import progress
 from bkdsnn.core.errors import UserError
 from bkdsnn.machine import launch
 from bkdsnn.runs import overview
-from bkdsnn.runs.attempts import expect_progress, expect_ready
+from bkdsnn.runs.attempts import expect_able_teacher, expect_progress, expect_ready
 from bkdsnn.runs.run_folder import RunFolder
 
 
@@ -88,6 +90,7 @@ def train(options: argparse.Namespace) -> None:
     results, recompute = options.results / options.scale, recomputes(options.recompute)
     folder, processes = RunFolder(results / "runs", spec), spec.recipe.processes if spec.recipe else 1
     if not launch.started():
+        expect_able_teacher(folder, lambda run: origins(_resolved(options, run.name).parts["recipe"])["floor"])
         expect_progress(folder, options.attempt)
         if options.spec:
             again = f"--spec {options.spec} --scale {options.scale} --results {options.results}"
@@ -145,14 +148,18 @@ def plan(options: argparse.Namespace) -> str:
 def show(options: argparse.Namespace) -> str:
     """Print all settings of a run: dataset, network, losses, teacher, recipe and seed."""
     _expect_run(options)
-    runs = options.results / options.scale / "runs"
-    if options.spec:
-        found = resolution.of_file(options.spec, options.scale, options.run)
-    else:
-        found = resolution.resolve(options.run, options.scale, runs / options.run / "spec.json")
+    found = _resolved(options, options.run)
     if options.json:
         return json.dumps(json.loads(found.spec.canonical()), indent=1) + "\n"
-    return overview.details(found, RunFolder(runs, found.spec), options.why)
+    return overview.details(found, RunFolder(options.results / options.scale / "runs", found.spec), options.why)
+
+
+def _resolved(options: argparse.Namespace, run: str | None) -> Resolved:
+    """The run of this name, with the place that states each value; None: the run that the user's file describes."""
+    if options.spec or run is None:
+        return resolution.of_file(options.spec, options.scale, run)
+    stored = options.results / options.scale / "runs" / run / "spec.json"
+    return resolution.resolve(run, options.scale, stored)
 
 
 def _expect_run(options: argparse.Namespace) -> None:

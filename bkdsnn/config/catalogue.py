@@ -42,7 +42,7 @@ def table_names(config: Path = CONFIG) -> list[str]:
 
 def table_files(config: Path = CONFIG) -> dict[str, Path]:
     """The file of every table, by name; a table of the user's own with an existing name raises `UserError`."""
-    return named_files("table", config / "paper", "tables")
+    return named_files("table", [config / "paper"], "tables")
 
 
 def scale_names(config: Path = CONFIG) -> list[str]:
@@ -50,12 +50,12 @@ def scale_names(config: Path = CONFIG) -> list[str]:
     return sorted(path.stem for path in (config / "scales").glob("*.yaml"))
 
 
-def named_files(prefix: str, ours: Path, theirs: str) -> dict[str, Path]:
-    """The YAML files of tables or figures by stem: those in `ours`, and those in the folder `theirs` of the user's own.
+def named_files(prefix: str, ours: Iterable[Path], theirs: str) -> dict[str, Path]:
+    """The YAML files of tables or figures by stem: of the folders `ours`, and of the folder `theirs` of the user's own.
 
     The stems begin with `prefix`: `table` or `fig`.
     """
-    found = {path.stem: path for path in sorted(ours.glob("*.yaml"))}
+    found = {path.stem: path for folder in ours for path in sorted(folder.glob("*.yaml"))}
     for path in own.files(f"{theirs}/*.yaml"):
         if not re.fullmatch(rf"{prefix}(?!1$|ure$)\w+", path.stem):
             raise UserError(f"{path}: the file's name cannot be a target; rename it, such as {prefix}_mine.yaml")

@@ -12,14 +12,22 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from bkdsnn.config import RunSpec, Strict, own
+from bkdsnn.config import RunSpec, Strict
 from bkdsnn.config.catalogue import CONFIG, known, load, load_table, named_files, place, table_names
 from bkdsnn.config.declarations import Column, Deviation, Row, Scale, Table
 from bkdsnn.config.paper import Expansion, different
 from bkdsnn.config.plans import Cell, Plan, Preset, command
 from bkdsnn.core.errors import UserError, unknown
 
-Kind = Literal["gradcam", "histogram", "accuracy-by-time", "accuracy-by-epoch", "gradient", "firing-rates"]
+Kind = Literal[
+    "gradcam",
+    "histogram",
+    "accuracy-by-time",
+    "accuracy-by-epoch",
+    "accuracy-by-timestep",
+    "gradient",
+    "firing-rates",
+]
 OF_ONE_SEED = ("gradcam", "histogram")  # kinds of figures that show only the network of the first seed
 
 
@@ -78,7 +86,7 @@ class Figure(Strict):
 
 
 class OwnFigure(Figure):
-    """A figure of the user's own."""
+    """A figure that the paper does not have: the user's own, or one of the project's in `config/beyond/`."""
 
     number: Literal[""] = Field(default="", description="always empty: the paper has no such figure")
 
@@ -118,20 +126,20 @@ class FigurePlan:
 
 
 def figure_names(config: Path = CONFIG) -> list[str]:
-    """Names of all figures, those in the user's own folder last."""
+    """Names of all figures: the paper's, those that the project adds, and those in the user's own folder."""
     return list(figure_files(config))
 
 
 def figure_files(config: Path = CONFIG) -> dict[str, Path]:
     """The file of every figure by the figure's name; see `catalogue.named_files`."""
-    return named_files("fig", config / "figures", "figures")
+    return named_files("fig", [config / "figures", config / "beyond"], "figures")
 
 
 def load_figure(name: str, config: Path = CONFIG) -> Figure:
-    """Read a figure of the paper or of the user's own by name; an unknown name or key raises `UserError`."""
+    """Read any figure by name; an unknown name or key raises `UserError`."""
     files = figure_files(config)
     known("figure", name, files)
-    return load(OwnFigure if own.owns(files[name]) else Figure, files[name], name)
+    return load(Figure if files[name].parent == config / "figures" else OwnFigure, files[name], name)
 
 
 def plan_figure(expansion: Expansion, figure: Figure, seeds: Iterable[int] | None = None) -> FigurePlan:

@@ -40,11 +40,13 @@ class Part(Strict):
     """Base of all models that a run's description consists of.
 
     Raise `version` when a code change makes runs with this part compute something else. If that concerns a single value
-    of one field, raise that value's number in `revised` instead, such as `{"format=image-folder": 2}`.
+    of one field, raise that value's number in `revised` instead, such as `{"format=image-folder": 2}`. Fields in
+    `outside` decide no number of the run itself: the description has them, the identity does not.
     """
 
     version: ClassVar[int] = 1
     revised: ClassVar[Mapping[str, int]] = {}
+    outside: ClassVar[frozenset[str]] = frozenset()
 
     def identity(self) -> dict[str, Any]:
         """Return, ready for JSON, how this part differs from version 1 with the recorded defaults."""
@@ -78,8 +80,8 @@ def record(part: type[Part]) -> FieldRecord:
 
 @functools.cache
 def _names(part: type[Part]) -> list[str]:
-    """The fields of a class that can enter an identity; labels and notes (`exclude=True`) cannot."""
-    return [name for name, field in part.model_fields.items() if not field.exclude]
+    """The fields of a class that can enter an identity; labels and notes (`exclude=True`) and `outside` cannot."""
+    return [name for name, field in part.model_fields.items() if not field.exclude and name not in part.outside]
 
 
 def _defaults(part: type[Part]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, model_validator
 
@@ -36,6 +36,7 @@ class Recipe(Part):
     The `version` of this class also stands for the training loop.
     """
 
+    outside: ClassVar[frozenset[str]] = frozenset({"floor"})
     epochs: int = Field(gt=0, description="length of the cosine schedule of the learning rate, warm-up included")
     batch_size: int = Field(gt=0, description="images per training step, over all processes")
     optimizer: Literal["sgd", "adam", "adamw", "lamb"] = Field(description="rule that updates the weights")
@@ -53,6 +54,12 @@ class Recipe(Part):
     sync_batch_norm: bool = Field(default=False, description="statistics of batch norms over all processes' rows")
     precision: Literal["fp32", "fp16", "bf16"] = Field(default="fp32", description="autocast type where there is a GPU")
     augment: Augment = Field(default=Augment(), description="changes to the training images, at random")
+    floor: float | None = Field(
+        default=None,
+        ge=0,
+        le=100,
+        description="lowest top-1 accuracy (%) of a network that may teach; none: more than guessing; 0: any may",
+    )
     source: str = Field(default="", exclude=True, description="where the values come from")
 
     @property

@@ -1,17 +1,22 @@
-"""Attempts at a run: how far a checkpoint got, and whether the previous attempt made progress. Free of torch."""
+"""Attempts at a run: how far a checkpoint got, and whether another attempt makes sense. Free of torch."""
 
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Callable
 from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
+from bkdsnn.config import RunSpec
 from bkdsnn.core.errors import UserError
 from bkdsnn.runs import schema
 from bkdsnn.runs.artefacts import data_records
 from bkdsnn.runs.run_folder import RunFolder
-from bkdsnn.runs.schema import Failure, Place
+from bkdsnn.runs.schema import Failure, Metrics, Place
+
+LUCK = 3  # standard errors by which a network that guesses may exceed chance: more has a probability of about 0.1 %
 
 
 def standing(checkpoint: Path) -> Place:
@@ -61,3 +66,33 @@ def expect_ready(folder: RunFolder, options: str) -> None:
             raise UserError(
                 f"run {spec.name}: its {role} is not trained; do so by {python} train {parent.name} {options}`"
             )
+
+
+def expect_able_teacher(folder: RunFolder, stated: Callable[[RunSpec], str]) -> None:
+    """Raise `UserError`, and mark the run as failed, if its finished teacher is too weak to teach.
+
+    The lowest accuracy is `floor` of the teacher's recipe, without a floor that of `guessing`. `stated` returns the
+    file that states the floor of a run.
+    """
+    teacher = folder.spec.teacher
+    if folder.finished or teacher is None or not folder.of(teacher).finished:
+        return
+    found = schema.read(Metrics, folder.of(teacher).path / "metrics.json")
+    floor = teacher.recipe.floor if teacher.recipe else None
+    chance = guessing(teacher.dataset.classes, found.test_images)
+    if found.top1.last >= (chance if floor is None else floor):
+        return
+    guess = f"{chance:.2f} %, which guessing among {teacher.dataset.classes} classes may reach ('floor' is not stated)"
+    expected = guess if floor is None else f"{floor:.2f} %, the 'floor' of its recipe in {stated(teacher)}"
+    message = (
+        f"run {folder.spec.name}: its teacher {teacher.name} has a top-1 accuracy of {found.top1.last:.2f} %, expected "
+        f"at least {expected}; correct how the teacher is trained, or state another 'floor' in its recipe (0: none)"
+    )
+    folder.failed(message)
+    raise UserError(message)
+
+
+def guessing(classes: int, images: int) -> float:
+    """Return the top-1 accuracy (%) of guesses on a test set: chance, and `LUCK` standard errors above it."""
+    chance = 1 / classes
+    return 100 * (chance + LUCK * math.sqrt(chance * (1 - chance) / images))

@@ -46,6 +46,17 @@ class Finished:
             raise UserError(f"{path}: {found} % are right, expected {expected}: this is another run; {AGAIN}")
         return correct
 
+    def by_timestep(self) -> tuple[float, ...]:
+        """Return top-1 (per cent) after t = 1 ... T time-steps, or nothing for a run of an older version.
+
+        Raises `UserError` for values that contradict T or the accuracy after all time-steps.
+        """
+        found, expected, last = self.metrics.top1_by_timestep, self.spec.network.timesteps, self.metrics.top1.last
+        if found and (len(found) != expected or found[-1] != last):
+            told = f"'top1_by_timestep' has {len(found)} values that end in {found[-1]}"
+            raise UserError(f"{self.folder / 'metrics.json'}: {told}, expected {expected} that end in {last}; {AGAIN}")
+        return found
+
     def predicted(self) -> NDArray[np.int16]:
         """Return the predicted class of each test sample, int16 (N,); `UserError` if they do not fit this run."""
         path = self.folder / "predictions.npz"
@@ -109,6 +120,7 @@ def read_run(spec: RunSpec, folder: Path) -> Finished:
     expect_spec(folder, spec)
     run = Finished(spec, folder, metrics)
     run.correct()
+    run.by_timestep()
     expect_sealed(folder, metrics.files, ("spec.json", "predictions.npz", "history.jsonl"))
     return run
 

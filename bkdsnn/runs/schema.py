@@ -55,13 +55,15 @@ class Data(Record):
 class Metrics(Record):
     """`metrics.json`, which tables read. `seconds` is the time of all epochs including their evaluations.
 
-    `files` has the SHA-256 of the run's other files, `parents` that of the weights of each parent run; runs of older
-    versions have neither.
+    `top1_by_timestep` has the accuracy of the mean of the logits over the first t time-steps, for t = 1 ... T; the last
+    is `top1.last`. `files` has the SHA-256 of the run's other files, `parents` that of the weights of each parent run.
+    Runs of older versions have none of the three.
     """
 
     run: str
     spec: str
     top1: Top1
+    top1_by_timestep: tuple[Percent, ...] = ()
     parameters: int = Field(gt=0)
     epochs: int = Field(ge=0)
     test_images: int = Field(gt=0)

@@ -6,33 +6,58 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch import nn
 
 from bkdsnn.data.loader import Loader
 from bkdsnn.machine.distributed import ALONE, Group
+from bkdsnn.models import Network
 
 
 class Evaluation(NamedTuple):
-    """Predicted class and correctness of each test image, in the order of the test set; shapes (N,)."""
+    """Classes of the test images, in the order of the test set.
 
-    predicted: np.ndarray
-    correct: np.ndarray
+    `by_timestep` (T, N) are the classes predicted from the first t = 1 ... T time-steps, `truth` (N,) the labels.
+    """
+
+    by_timestep: np.ndarray
+    truth: np.ndarray
+
+    @property
+    def predicted(self) -> np.ndarray:
+        """The class predicted from all time-steps, (N,)."""
+        row: np.ndarray = self.by_timestep[-1]
+        return row
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Whether that class is the right one, bool (N,)."""
+        return self.predicted == self.truth
+
+    @property
+    def top1_by_timestep(self) -> tuple[float, ...]:
+        """Accuracy in per cent after t = 1 ... T time-steps."""
+        return tuple(100.0 * float((row == self.truth).mean()) for row in self.by_timestep)
 
     @property
     def top1(self) -> float:
-        """Accuracy in per cent."""
-        return 100.0 * float(self.correct.mean())
+        """Accuracy in per cent after all time-steps."""
+        return self.top1_by_timestep[-1]
 
 
 @torch.inference_mode()
-def evaluate(network: nn.Module, loader: Loader, group: Group = ALONE) -> Evaluation:
-    """Classify the test set by the time-averaged logits; several processes share its batches."""
+def evaluate(network: Network, loader: Loader, group: Group = ALONE) -> Evaluation:
+    """Classify the test set by the mean of the logits over the first t time-steps, for every t, in one pass.
+
+    Several processes share its batches.
+    """
     network.eval()
     group.same(network.buffers())  # each process has gathered running statistics from its own rows only
     device = next(network.parameters()).device
-    found = torch.full((2, loader.test_size), -1, device=device)  # class and label; -1: classified by another process
+    # T classes and the label of each image; -1: classified by another process
+    found = torch.full((network.timesteps + 1, loader.test_size), -1, device=device)
     for step, (images, labels) in zip(loader.test_steps[group.rank :: group.size], loader.test(group.rank, group.size)):
         rows = loader.test_rows(step)
-        found[0, rows], found[1, rows] = network(images).logits.mean(0).argmax(1), labels
-    predicted, truth = group.largest(found).cpu().numpy()
-    return Evaluation(predicted, predicted == truth)
+        logits = network(images).logits
+        found[:-1, rows] = torch.stack([logits[:t].mean(0).argmax(1) for t in range(1, len(logits) + 1)])
+        found[-1, rows] = labels
+    classes = group.largest(found).cpu().numpy()
+    return Evaluation(classes[:-1], classes[-1])

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 
 from bkdsnn import models
 from bkdsnn.config import Augment, RunSpec
@@ -18,6 +17,7 @@ from bkdsnn.data import open_data
 from bkdsnn.data.loader import Loader
 from bkdsnn.machine import devices
 from bkdsnn.machine.distributed import ALONE, Group
+from bkdsnn.models import Network
 from bkdsnn.models.neurons import implementations
 from bkdsnn.runs import artefacts, checkpoint, schema
 from bkdsnn.runs.attempts import standing
@@ -112,7 +112,7 @@ def open_loader(spec: RunSpec, results: Path, device: torch.device, group: Group
 
 def write_artefacts(
     folder: RunFolder,
-    network: nn.Module,
+    network: Network,
     evaluation: Evaluation,
     history: list[Epoch],
     loader: Loader,
@@ -130,6 +130,7 @@ def write_artefacts(
         run=spec.name,
         spec=spec.digest,
         top1=Top1.of(evaluation.top1, history),
+        top1_by_timestep=evaluation.top1_by_timestep,
         parameters=models.count_parameters(network),
         epochs=len(history),
         test_images=len(evaluation.correct),

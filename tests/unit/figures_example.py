@@ -59,10 +59,12 @@ def finish(run, results, top1, seconds=(10.0,) * EPOCHS, gradients=None, device=
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "history.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
     (folder / "provenance.json").write_text(json.dumps(provenance(device)))
+    last = top1[-1] if top1 else 50.0
     metrics = {
         "run": run.name,
         "spec": run.digest,
-        "top1": {"last": top1[-1] if top1 else 50.0, "best": 99.0, "best_epoch": 1},
+        "top1": {"last": last, "best": 99.0, "best_epoch": 1},
+        "top1_by_timestep": [max(0.0, last - 2 * left) for left in reversed(range(run.network.timesteps))],
         "epochs": len(top1),
         "parameters": 1234,
         "test_images": 100,

@@ -1,10 +1,10 @@
-"""Top-1 accuracy during training: against the epoch (figure 4), or against the time that training took (figure 3b)."""
+"""Top-1 accuracy against the epoch (figure 4), the time that training took (figure 3b), or the number of time-steps."""
 
 from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -16,8 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from bkdsnn.config.figure_plans import CurvePlan, FigurePlan
 from bkdsnn.core.statistics import sample_std
 from bkdsnn.report.figures import style
-from bkdsnn.report.figures.run_history import devices_of, read_history
-from bkdsnn.runs.schema import Epoch
+from bkdsnn.report.figures.run_history import devices_of, read_history, read_timesteps
 
 COLUMNS = 3
 GAP = 0.085  # between two numbers beside a panel, in heights of it
@@ -29,10 +28,9 @@ UNITS = (("h", "hours", 3600.0), ("min", "minutes", 60.0), ("s", "seconds", 1.0)
 
 
 class Point(NamedTuple):
-    """The seeds of a curve after one epoch; `std` is None for one seed."""
+    """The seeds of a curve at one `place`, such as after an epoch, in words of the CSV; `std` is None for one seed."""
 
-    epoch: int
-    seconds: float
+    place: Mapping[str, float]
     mean: float
     std: float | None
 
@@ -46,31 +44,29 @@ class AveragedCurve:
 
 
 class Axis(NamedTuple):
-    """The horizontal axis: its label and how many seconds one unit has; None where it counts epochs."""
+    """The horizontal axis: its label, its quantity in the places of points, and its unit; None where it counts."""
 
     label: str
-    unit: float | None
+    quantity: str
+    unit: float | None = None
 
     def values(self, line: AveragedCurve) -> list[float]:
         """Return the position of each point."""
-        return [point.seconds / self.unit if self.unit else point.epoch for point in line.points]
+        return [point.place[self.quantity] / (self.unit or 1) for point in line.points]
 
 
 def draw(plan: FigurePlan, results: Path, folder: Path) -> dict[str, Path]:
-    """Draw the figure from the histories of its runs; return the paths by suffix.
+    """Draw the figure from the records of its runs; return the paths by suffix.
 
     Raises `UserError` for a run that is missing, was not trained, or whose files are not its own.
     """
-    panels = [
-        [
-            AveragedCurve(curve, _points([read_history(plan, run, results) for run in curve.runs]))
-            for curve in panel.curves
-        ]
-        for panel in plan.panels
-    ]
-    axis, notes = Axis("epoch", None), ["Numbers beside a panel: after the last epoch.", *style.spread(plan)]
-    if plan.figure.kind == "accuracy-by-time":
-        axis = _time_axis(plan, results, max(line.points[-1].seconds for panel in panels for line in panel))
+    points = _by_timestep if plan.figure.kind == "accuracy-by-timestep" else _by_epoch
+    panels = [[AveragedCurve(curve, points(plan, curve, results)) for curve in panel.curves] for panel in plan.panels]
+    axis, notes = Axis("epoch", "epoch"), ["Numbers beside a panel: after the last epoch.", *style.spread(plan)]
+    if plan.figure.kind == "accuracy-by-timestep":
+        axis, notes[0] = Axis("time-steps", "timestep"), "Numbers beside a panel: after all time-steps."
+    elif plan.figure.kind == "accuracy-by-time":
+        axis = _time_axis(plan, results, max(line.points[-1].place["seconds"] for panel in panels for line in panel))
         notes += _devices_note(plan, results)
     columns = min(COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
@@ -90,13 +86,24 @@ def draw(plan: FigurePlan, results: Path, folder: Path) -> dict[str, Path]:
         return style.save(figure, plan, list(_records(plan, panels)), folder)
 
 
-def _points(histories: Sequence[Sequence[Epoch]]) -> list[Point]:
+def _by_epoch(plan: FigurePlan, curve: CurvePlan, results: Path) -> list[Point]:
     """Average over seeds, epoch by epoch; each seed has its own clock, which begins with its training."""
+    histories = [read_history(plan, run, results) for run in curve.runs]
     clocks = [itertools.accumulate(epoch.seconds for epoch in history) for history in histories]
     return [
-        Point(epochs[0].epoch, fmean(seconds), fmean(top1 := [one.top1 for one in epochs]), sample_std(top1))
+        _averaged([one.top1 for one in epochs], epoch=epochs[0].epoch, seconds=fmean(seconds))
         for epochs, seconds in zip(zip(*histories), zip(*clocks))
     ]
+
+
+def _by_timestep(plan: FigurePlan, curve: CurvePlan, results: Path) -> list[Point]:
+    """Average over seeds, from one time-step to all of them."""
+    seeds = [read_timesteps(plan, run, results) for run in curve.runs]
+    return [_averaged(top1, timestep=t) for t, top1 in enumerate(zip(*seeds), 1)]
+
+
+def _averaged(top1: Sequence[float], **place: float) -> Point:
+    return Point(place, fmean(top1), sample_std(top1))
 
 
 def _panel(axes: Axes, title: str, lines: Sequence[AveragedCurve], axis: Axis) -> None:
@@ -104,7 +111,7 @@ def _panel(axes: Axes, title: str, lines: Sequence[AveragedCurve], axis: Axis) -
     every = max(1, max(len(line.points) for line in lines) // MARKERS)
     for i, (line, look) in enumerate(zip(lines, looks)):
         x, means = axis.values(line), [point.mean for point in line.points]
-        first = i * every // len(lines)  # so that the markers of close curves do not cover each other
+        first = min(i * every // len(lines), len(x) - 1)  # so that the markers of close curves do not cover each other
         axes.plot(
             x,
             means,
@@ -157,8 +164,8 @@ def _time_axis(plan: FigurePlan, results: Path, longest: float) -> Axis:
     name, plural, unit = next((one for one in UNITS if longest >= 2 * one[2]), UNITS[-1])
     on_cpu = {bool(ON_CPU.search(device)) for device in _devices(plan, results)}
     if on_cpu == {False}:
-        return Axis(f"GPU {plural}", unit)
-    return Axis(f"training time{' (CPU)' if on_cpu == {True} else ''} ({name})".replace(") (", ", "), unit)
+        return Axis(f"GPU {plural}", "seconds", unit)
+    return Axis(f"training time{' (CPU)' if on_cpu == {True} else ''} ({name})".replace(") (", ", "), "seconds", unit)
 
 
 def _devices_note(plan: FigurePlan, results: Path) -> Iterator[str]:
@@ -177,8 +184,7 @@ def _records(plan: FigurePlan, panels: Sequence[Sequence[AveragedCurve]]) -> Ite
                 yield {
                     "panel": panel.title,
                     "curve": line.curve.label,
-                    "epoch": point.epoch,
-                    "seconds": point.seconds,
+                    **point.place,
                     "top1_mean": point.mean,
                     "top1_std": point.std,
                     "n": len(line.curve.runs),

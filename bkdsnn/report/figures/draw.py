@@ -12,6 +12,7 @@ _MODULES: dict[Kind, str] = {  # imported when they draw
     "histogram": "histogram",
     "accuracy-by-time": "curves",
     "accuracy-by-epoch": "curves",
+    "accuracy-by-timestep": "curves",
     "gradient": "gradient",
     "firing-rates": "firing_rates",
 }

@@ -1,4 +1,4 @@
-"""The history of a run, epoch by epoch, as figures need it."""
+"""The accuracy of a run, epoch by epoch or by its time-steps, as figures need it."""
 
 from __future__ import annotations
 
@@ -36,6 +36,15 @@ def read_history(plan: FigurePlan, run: RunSpec, results: Path) -> list[Epoch]:
         told = f"ends at top-1 {epochs[-1].top1}, but metrics.json says {stated}: this is another run"
         raise UserError(f"{found.folder / 'history.jsonl'}: {told}; {AGAIN}")
     return epochs
+
+
+def read_timesteps(plan: FigurePlan, run: RunSpec, results: Path) -> tuple[float, ...]:
+    """Return the top-1 accuracies (per cent) of a finished run after t = 1 ... T time-steps; see `read_history`."""
+    found = finished_run(plan, run, results)
+    if not (accuracies := found.by_timestep()):
+        older = "has no 'top1_by_timestep', because the run was made by an older version"
+        raise UserError(f"{found.folder / 'metrics.json'}: {older}; {AGAIN}")
+    return accuracies
 
 
 def devices_of(plan: FigurePlan, run: RunSpec, results: Path) -> set[str]:

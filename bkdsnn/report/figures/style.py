@@ -61,8 +61,8 @@ RC: dict[str, Any] = {
     "axes.axisbelow": True,
 }
 
-# Okabe and Ito, "Color universal design", 2008
-BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = (
+# Okabe and Ito, "Color universal design", 2008; their yellow is too pale for lines, so grey and brown are added
+BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE, GREY, BROWN = (
     "#000000",
     "#e69f00",
     "#56b4e9",
@@ -70,6 +70,8 @@ BLACK, ORANGE, SKY, GREEN, BLUE, VERMILION, PURPLE = (
     "#0072b2",
     "#d55e00",
     "#cc79a7",
+    "#888888",
+    "#7a4b1e",
 )
 
 
@@ -90,6 +92,8 @@ _DASHED, _DOTTED, _DASH_DOT, _LONG, _DENSE = (
 )
 METHODS = {
     "ann": Look(BLACK, _DENSE, "x"),
+    "convert": Look(GREY, "solid", "*"),
+    "tet": Look(BROWN, _DENSE, "h"),
     "alone": Look(BLUE, _DOTTED, "o"),
     "kdsnn": Look(PURPLE, _DASH_DOT, "v"),
     "lasnn": Look(SKY, _LONG, "P"),
@@ -122,7 +126,7 @@ def looks(runs: Sequence[RunSpec]) -> list[Look]:
 def _method(run: RunSpec) -> str:
     if run.network.form == "ann":
         return "ann"
-    return run.method if run.distill else "alone"
+    return run.method if run.distill or run.method in METHODS else "alone"
 
 
 _MATH = (

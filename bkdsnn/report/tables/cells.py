@@ -53,6 +53,7 @@ class MeasuredCell:
     seeds: tuple[int, ...]
     planned: int
     best_epoch_mean: float | None  # mean of the best test accuracies over all epochs (D-148)
+    top1_by_timestep: tuple[float, ...]  # means after t = 1 ... T time-steps; empty for other metrics
     baseline: str | None
     to_baseline: PairedDifference | None
     paper: float | None

@@ -41,6 +41,7 @@ def _record(model: TableModel, column: ColumnModel, cell: MeasuredCell) -> dict[
         "planned": cell.planned,
         "seeds": cell.seeds,
         "best_epoch_mean": cell.best_epoch_mean,
+        "top1_by_timestep": cell.top1_by_timestep,
         "baseline": cell.baseline,
         "difference_relative": cell.relative,
         **_comparison(cell.to_baseline, ""),

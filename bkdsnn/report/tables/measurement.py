@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from statistics import fmean
 
 from bkdsnn.analysis.energy import Constants
 from bkdsnn.config import Network, RunSpec
@@ -200,6 +201,7 @@ def _cell(plan: Plan, cell: Cell, values: _Values, teachers: set[str], results: 
         seeds=tuple(result.spec.seed for result in own),
         planned=len(cell.runs),
         best_epoch_mean=mean([result.metrics.top1.best for result in own]) if cell.column.metric == "top1" else None,
+        top1_by_timestep=_by_timestep(own) if cell.column.metric == "top1" else (),
         baseline=cell.baseline,
         to_baseline=to_baseline,
         paper=cell.paper,
@@ -211,6 +213,11 @@ def _cell(plan: Plan, cell: Cell, values: _Values, teachers: set[str], results: 
         runs=tuple(run.name for run in cell.runs),
         relative=relative,
     )
+
+
+def _by_timestep(runs: Sequence[Finished]) -> tuple[float, ...]:
+    """The mean top-1 after each number of time-steps; empty if a run of an older version did not record it."""
+    return tuple(map(fmean, zip(*(run.by_timestep() for run in runs))))
 
 
 def _state(runs: Sequence[RunSpec], own: Sequence[Finished], results: Path) -> State:
