@@ -44,7 +44,9 @@ from bkdsnn.core.errors import UserError, suggest, unknown
 TERMS = {term.model_fields["method"].default: term for term in get_args(get_args(Term)[0])}
 FAMILIES = {family.model_fields["family"].default: family for family in get_args(get_args(Network)[0])}
 LOSSES = {loss.model_fields["method"].default: loss for loss in get_args(get_args(TaskLoss)[0])}
-CHOICES = Layer("(default)", {"loss": CrossEntropy(), "teacher": None, "source": None, "recipe": None})
+CHOICES = Layer(
+    "(default)", {"loss": CrossEntropy(), "teacher": None, "source": None, "recipe": None, "role": "student"}
+)
 METHODS_OWN = ("loss", "teacher", "source", "timesteps")  # keys of a method that are also choices of a run
 
 
@@ -203,8 +205,8 @@ class Expansion:
         baseline = row.delta_against[index] if row.delta_against else None
         return Cell(row, column, tuple(runs.values()), row.paper[index] if row.paper else None, baseline)
 
-    def run(self, method: str, at: At, seed: int, above: tuple[str, ...] = ()) -> RunSpec:
-        """Return the run spec of `method` in the row and column of `at`."""
+    def run(self, method: str, at: At, seed: int, above: tuple[str, ...] = (), teaches: bool = False) -> RunSpec:
+        """Return the run spec of `method` in the row and column of `at`; `teaches` for a teacher and its sources."""
         if method in above:
             raise UserError(
                 f"{at}: method '{method}' builds on itself ({' > '.join([*above, method])}); expected a 'teacher' "
@@ -213,14 +215,18 @@ class Expansion:
         below = (*above, method)
         parts = self.parts(method, at)
         chosen = merged(parts["run"])
+        teaches = teaches or chosen["role"] == "teacher"
         spec = {
             "dataset": self.datasets[chosen["dataset"]],
             "network": self._network(parts["network"]),
             "loss": chosen["loss"],
             "distill": {term: merged(layers) for term, layers in parts.items() if term in self.terms},
-            "teacher": self.run(chosen["teacher"], at, seed, below) if chosen["teacher"] else None,
-            "source": self.run(source, at, seed, below) if isinstance(source := chosen["source"], str) else source,
+            "teacher": self.run(chosen["teacher"], at, seed, below, True) if chosen["teacher"] else None,
+            "source": self.run(source, at, seed, below, teaches)
+            if isinstance(source := chosen["source"], str)
+            else source,
             "recipe": self._recipe(chosen["recipe"], parts["recipe"]),
+            "role": "teacher" if teaches and chosen["recipe"] else "student",
             "seed": chosen.get("seed", seed),
         }
         return parse(RunSpec, spec, str(at))
@@ -263,6 +269,8 @@ class Expansion:
             layers.append(Layer(at.column_place("taught_by"), {"teacher": column.taught_by}))
         if role:
             layers.append(Layer(at.column_place("recipes"), {"recipe": self._recipe_name(role, at)}))
+        if teachers:
+            layers.append(Layer(stated["recipe"], {"role": "teacher"}))  # D-177
         if teachers and (published := self._published(column)) and not method.get("source"):
             evaluated = {} if column.fine_tune else {"recipe": None, "seed": 0}  # D-143
             layers.append(Layer(at.column_place("pretrained"), {"source": published, **evaluated}))

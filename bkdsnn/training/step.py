@@ -39,10 +39,10 @@ class Step:
         teacher: Network | None,
         group: Group = ALONE,
     ) -> None:
-        self.student, self.criterion, self.group, self.seed = student, criterion, group, spec.seed
+        self.student, self.criterion, self.group, self.seed = student, criterion, group, spec.root
         self.teacher = teacher.requires_grad_(False).eval() if teacher else None
         device = next(student.parameters()).device
-        self.mixing = Mixing(recipe, spec.dataset.classes, spec.seed)
+        self.mixing = Mixing(recipe, spec.dataset.classes, spec.root)
         self.half = torch.autocast(device.type, DTYPES[recipe.precision], enabled=device.type == "cuda")
         criterion.share(group)
         if recipe.sync_batch_norm:
@@ -109,16 +109,16 @@ def imitated(teacher: Network | None, shown: Tensor, taps: tuple[str, ...]) -> O
 def build(
     spec: RunSpec, teacher: Network | None, device: torch.device, recompute: bool = False
 ) -> tuple[Network, Criterion]:
-    """Build the student and its criterion; for the same seed every method starts from the same student weights.
+    """Build the student and its criterion; for the same seed and role every run starts from the same weights.
 
     `recompute` trades time for memory in the student's backward pass, see `models.recomputation`.
     """
     size = spec.dataset.image_size
     teacher_shapes = models.feature_shapes(teacher, size) if teacher else None
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(streams.key(spec.seed, "init", 0))
+        torch.manual_seed(streams.key(spec.root, "init", 0))
         student = models.build(spec.network, spec.dataset)
-        torch.manual_seed(streams.key(spec.seed, "init", 1))
+        torch.manual_seed(streams.key(spec.root, "init", 1))
         criterion = Criterion(spec, models.feature_shapes(student, size), teacher_shapes)
     if recompute:
         recomputation.recompute(student)
