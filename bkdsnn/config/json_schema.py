@@ -71,7 +71,8 @@ def _networks() -> Schema:
         merged["$defs"] |= schema.get("$defs", {})
     by_name = {"type": "string", "description": "an entry of neurons.yaml or quantised.yaml"}
     families = {"enum": [*FAMILIES], "type": "string"}
-    merged["properties"] |= {"neuron": by_name, "quantised": by_name, "family": families}
+    by_data = {"type": "object", "description": "by dataset of the paper: fields that are others there"}
+    merged["properties"] |= {"neuron": by_name, "quantised": by_name, "family": families, "datasets": by_data}
     for field, schema in merged["properties"].items():  # a field that is constant in one family may vary here
         merged["properties"][field] = {"type": "string"} if "const" in schema or field == "form" else schema
     return merged

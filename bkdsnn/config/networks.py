@@ -115,6 +115,9 @@ class ResNet(Architecture):
     shortcut: Literal["conv", "pad"] = "conv"
     hidden: int | None = Field(default=None, gt=0, description="width of a fully connected layer before the last")
     norm: Literal["bn", "tdbn"] = "bn"
+    still_norm: bool = Field(
+        default=False, description="the stem's running variance is that of images repeated T times"
+    )
     neuron: Neuron | None = None
     quantised: Quantised | None = None
 

@@ -244,7 +244,7 @@ class Expansion:
         return {
             "run": choices,
             "dataset": [dataset],
-            "network": self._network_layers(chosen, choices, chain),
+            "network": self._network_layers(chosen, choices, chain, at.column.dataset),
             "recipe": self._recipe_layers(chosen["recipe"]),
             **self._terms(method, chain, at),
         }
@@ -298,11 +298,16 @@ class Expansion:
         inherited = self._chain(base, column, (*above, name)) if base else []
         return [*inherited, Layer(self.places["method", name], stated(method))]
 
-    def _network_layers(self, chosen: Mapping[str, Any], choices: list[Layer], chain: list[Layer]) -> list[Layer]:
+    def _network_layers(
+        self, chosen: Mapping[str, Any], choices: list[Layer], chain: list[Layer], dataset: str
+    ) -> list[Layer]:
         name, places = known("network", chosen["network"], self.networks), origins(choices)
+        where, entry = self.places["network", name], {**self.networks[name]}
+        all_known("dataset", by_data := entry.pop("datasets", {}), self.datasets, f"'datasets' of {where}")
         layers = [
             Layer(places["network"], {"name": name}),
-            Layer(self.places["network", name], self.networks[name]),
+            Layer(where, entry),
+            Layer(f"{where}, datasets '{dataset}'", by_data.get(dataset, {})),
             *self._overrides("networks", name),
             *within(chain, "network"),
         ]

@@ -18,7 +18,10 @@ from bkdsnn.config.recipes import Recipe
 from bkdsnn.core import streams
 
 # What each version of a run does otherwise than the one before; told where results of an older version are refused.
-CHANGES = {2: "a run that teaches draws from random streams of its own"}
+CHANGES = {
+    2: "a run that teaches draws from random streams of its own; cutouts of event clips are squares, and translations "
+    "whole pixels in 31 steps",
+}
 
 
 class Pretrained(Part):

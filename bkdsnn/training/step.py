@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from bkdsnn import models
 from bkdsnn.config import Recipe, RunSpec
 from bkdsnn.core import streams
+from bkdsnn.data.augment import Erasing
 from bkdsnn.data.loader import Batch
 from bkdsnn.data.mixing import Mixing
 from bkdsnn.distill import Criterion
@@ -43,6 +44,7 @@ class Step:
         self.teacher = teacher.requires_grad_(False).eval() if teacher else None
         device = next(student.parameters()).device
         self.mixing = Mixing(recipe, spec.dataset.classes, spec.root)
+        self.erasing = Erasing(recipe.augment, spec.root, device, mixed=True)
         self.half = torch.autocast(device.type, DTYPES[recipe.precision], enabled=device.type == "cuda")
         criterion.share(group)
         if recipe.sync_batch_norm:
@@ -62,10 +64,12 @@ class Step:
     def __call__(self, batch: Batch, at: Position) -> dict[str, Tensor]:
         """Train on the global batch of step `at.step` of epoch `at.epoch`; return the losses of this process's rows.
 
-        If the recipe mixes images (mixup, cutmix), `batch.images` is overwritten. Of `at` only `at.gradients` changes:
-        in a run with the term `bkd` the first step of each epoch measures it (see `Correction`).
+        If the recipe mixes images (mixup, cutmix) or erases mixed ones, `batch.images` is overwritten. Of `at` only
+        `at.gradients` changes: a run with the term `bkd` measures it in each epoch's first step (see `Correction`).
         """
-        rows = Batch(*map(self.group.rows, self.mixing(batch, at.epoch, at.step)))
+        mixed = self.mixing(batch, at.epoch, at.step)
+        self.erasing(mixed.images, at.epoch, at.step)  # `mixed.shown` is the same tensor: clips are never erased
+        rows = Batch(*map(self.group.rows, mixed))
         with self.correction.watching(at):
             losses = self.losses(rows, at)
         self.correction.measure(at, losses, self.scaler)
