@@ -302,11 +302,12 @@ class Expansion:
         self, chosen: Mapping[str, Any], choices: list[Layer], chain: list[Layer], dataset: str
     ) -> list[Layer]:
         name, places = known("network", chosen["network"], self.networks), origins(choices)
-        where, entry = self.places["network", name], {**self.networks[name]}
-        all_known("dataset", by_data := entry.pop("datasets", {}), self.datasets, f"'datasets' of {where}")
+        given = {**self.networks[name]}
+        where, by_data = self.places["network", name], given.pop("datasets", {})
+        all_known("dataset", by_data, self.datasets, f"'datasets' of {where}")
         layers = [
             Layer(places["network"], {"name": name}),
-            Layer(where, entry),
+            Layer(where, given),
             Layer(f"{where}, datasets '{dataset}'", by_data.get(dataset, {})),
             *self._overrides("networks", name),
             *within(chain, "network"),
