@@ -9,7 +9,7 @@ from pathlib import Path
 
 from bkdsnn.cli import arguments
 from bkdsnn.cli.arguments import positive
-from bkdsnn.config import catalogue, paper, resolution
+from bkdsnn.config import catalogue, resolution
 from bkdsnn.config import figure_plans as figures
 from bkdsnn.config.layers import origins
 from bkdsnn.config.resolution import Resolved
@@ -18,6 +18,7 @@ from bkdsnn.core import progress
 from bkdsnn.core.errors import UserError
 from bkdsnn.machine import launch
 from bkdsnn.runs import overview
+from bkdsnn.runs.artefacts import expect_version, find_run
 from bkdsnn.runs.attempts import expect_able_teacher, expect_progress, expect_ready
 from bkdsnn.runs.run_folder import RunFolder
 
@@ -85,7 +86,7 @@ def train(options: argparse.Namespace) -> None:
     spec = (
         resolution.of_file(options.spec, options.scale, options.run).spec
         if options.spec
-        else paper.find_run(options.run, options.scale)
+        else find_run(options.run, options.scale, options.results / options.scale)
     )
     results, recompute = options.results / options.scale, recomputes(options.recompute)
     folder, processes = RunFolder(results / "runs", spec), spec.recipe.processes if spec.recipe else 1
@@ -159,7 +160,11 @@ def _resolved(options: argparse.Namespace, run: str | None) -> Resolved:
     if options.spec or run is None:
         return resolution.of_file(options.spec, options.scale, run)
     stored = options.results / options.scale / "runs" / run / "spec.json"
-    return resolution.resolve(run, options.scale, stored)
+    try:
+        return resolution.resolve(run, options.scale, stored)
+    except UserError:
+        expect_version(stored.parent)
+        raise
 
 
 def _expect_run(options: argparse.Namespace) -> None:
