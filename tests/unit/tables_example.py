@@ -161,14 +161,15 @@ def finish(run: RunSpec, results: Path, right: range, /, **changes: Any) -> Path
         "run": run.name,
         "spec": run.digest,
         "top1": {"last": last, "best": last + 1.5, "best_epoch": 9},
-        "top1_by_timestep": [max(0.0, last - 5 * left) for left in reversed(range(run.network.timesteps))],
         "parameters": PARAMETERS[run.network.name],
         "epochs": 12,
         "test_images": IMAGES,
         "dataset": {"name": run.dataset.name, "label": run.dataset.label, "digest": run.dataset.name * 4},
         "seconds": 5.4,
     }
-    (folder / "metrics.json").write_text(json.dumps({**metrics, **changes}))
+    metrics |= changes
+    by_timestep = [max(0.0, metrics["top1"].get("last", 0.0) - 5 * left) for left in range(run.network.timesteps)]
+    (folder / "metrics.json").write_text(json.dumps({"top1_by_timestep": by_timestep[::-1], **metrics}))
     return folder
 
 
