@@ -24,6 +24,7 @@ def serve() -> int:
     """Serve until the Snakemake has ended; in each child, run its command and return the exit code."""
     server = ForkServer(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
     load()
+    os.dup2(0, 2)  # from here on its errors go nowhere, for those who read a client's until its end
     gc.freeze()  # a tenth of what a child needs until its first step would be for looking through the imports again
     sys.argv[1:] = server.serve(expand)
     return main()
