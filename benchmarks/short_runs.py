@@ -9,10 +9,8 @@ weights of both sides are asserted equal.
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import os
-import resource
 import subprocess
 import sys
 import tempfile
@@ -27,7 +25,7 @@ from bkdsnn.machine.fork_server import WORKFLOW
 
 TABLE, COLUMN = "table2c", "resnet18-imagenet"
 METHODS = ("ann", "sew-resnet", "bkdsnn", "kdsnn", "lasnn", "tet-sew")
-PR_SET_CHILD_SUBREAPER = 36  # as in Linux's prctl.h
+REAPER = Path(__file__).with_name("reaper.py")
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -37,7 +35,6 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--methods", nargs="+", default=METHODS, choices=METHODS, help="runs to make")
     options = parser.parse_args(arguments)
     machine = harness.machine()
-    ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1)  # to wait for the server too, and count its seconds
     plan = paper.plan(TABLE, options.scale, seeds=[0])
     specs = [plan.cell(method, COLUMN).runs[0] for method in options.methods]
     sides = {name: functools.partial(seconds, specs, options.scale, name) for name in ("alone", "served")}
@@ -60,36 +57,26 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 def seconds(specs: list[RunSpec], scale: str, side: str) -> dict[str, float | str]:
-    """Make the runs in an empty folder; return CPU and wall seconds, and a digest of all weights."""
+    """Make the runs in an empty folder; return CPU and wall seconds, and the digests of all weights."""
     with tempfile.TemporaryDirectory() as folder:
         runs = [Path("results") / scale / "runs" / spec.name for spec in specs]
-        before, began = children(), time.perf_counter()
-        make([str(run / "metrics.json") for run in runs], folder, scale, side)
-        wall, cpu = time.perf_counter() - began, children() - before
+        began = time.perf_counter()
+        cpu = make([str(run / "metrics.json") for run in runs], folder, scale, side)
+        wall = time.perf_counter() - began
         weights = " ".join(files.sha256(Path(folder) / run / "weights.safetensors") for run in runs)
     return {"cpu": cpu, "wall": wall, "weights": weights}
 
 
-def make(targets: list[str], folder: str, scale: str, side: str) -> None:
-    """Let Snakemake make some files in a folder, and wait for all processes that this leaves."""
-    command = [sys.executable, "-m", "snakemake", "--cores", "all", "--directory", folder, *targets]
+def make(targets: list[str], folder: str, scale: str, side: str) -> float:
+    """Let Snakemake make some files in a folder; return its CPU seconds and those of all that it started."""
+    workflow = [sys.executable, "-m", "snakemake", "--cores", "all", "--directory", folder, *targets]
+    line = [sys.executable, str(REAPER), *workflow, "--config", f"scale={scale}", "device=cpu"]
     kept = {name: value for name, value in os.environ.items() if not name.startswith("BKDSNN_")}
     environment = kept | ({WORKFLOW: ""} if side == "alone" else {})
-    line = [*command, "--config", f"scale={scale}", "device=cpu"]
     done = subprocess.run(line, cwd=harness.ROOT, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(done.stdout + done.stderr)
-    try:
-        while True:
-            os.waitpid(-1, 0)
-    except ChildProcessError:
-        return
-
-
-def children() -> float:
-    """Return the CPU seconds of all processes that this one has waited for."""
-    used = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return used.ru_utime + used.ru_stime
+    return float(done.stdout.splitlines()[-1])
 
 
 if __name__ == "__main__":

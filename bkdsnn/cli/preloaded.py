@@ -16,7 +16,6 @@ from pathlib import Path
 
 from bkdsnn.cli import main
 from bkdsnn.config import own, paper
-from bkdsnn.core.errors import UserError
 from bkdsnn.machine.fork_server import ForkServer
 
 
@@ -49,7 +48,7 @@ def expand(arguments: list[str]) -> None:
     """
     if arguments[0] in ("train", "activity") and own.OWN not in os.environ:
         options = dict(itertools.pairwise(arguments))
-        with contextlib.suppress(UserError):  # the child will say so
+        with contextlib.suppress(Exception):  # the child will say so
             paper.find_run(arguments[1], options.get("--scale", "demo"))
 
 

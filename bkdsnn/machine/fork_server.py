@@ -114,8 +114,8 @@ def _started(name: str) -> bool:
             return False
         listener.listen()
         command = [sys.executable, "-m", "bkdsnn.cli.preloaded", str(listener.fileno()), os.environ[WORKFLOW]]
-        silent = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL}
-        subprocess.Popen(command, **silent, pass_fds=[listener.fileno()], start_new_session=True)
+        null, passed = subprocess.DEVNULL, [listener.fileno()]
+        subprocess.Popen(command, stdin=null, stdout=null, pass_fds=passed, start_new_session=True)
     return True
 
 
@@ -202,9 +202,9 @@ class ForkServer:
         """
         self._prepare = prepare
         while self._events.get_map():
-            happened, _ = self._events.select()[0]  # one at a time, because it may make others obsolete
-            if (arguments := happened.data()) is not None:
-                return arguments
+            for happened, _ in self._events.select()[:1]:  # one at a time, because it may make others obsolete
+                if (arguments := happened.data()) is not None:
+                    return arguments
         raise SystemExit(0)
 
     def _watch(self, file: socket.socket | io.FileIO, follow: Follow) -> None:
@@ -225,20 +225,26 @@ class ForkServer:
         """Fork for the command that a client sends; return its arguments in the child."""
         try:
             request, streams, *_ = socket.recv_fds(connection, LARGEST, 3)
-            arguments = json.loads(request)
-        except (OSError, ValueError):  # the client has ended
+        except OSError:
+            request = b""
+        if not request:  # the client has ended
             self._forget(connection)
             return None
-        self._prepare(arguments)
-        server, files, process = os.getpid(), _files_mb(), os.fork()
-        if not process:
-            self._become_child(server, files, streams)
-            return arguments
+        self._prepare(arguments := json.loads(request))
+        server, files = os.getpid(), _files_mb()
+        try:
+            process = os.fork()
+        except OSError:  # memory or processes are used up: the client goes on by itself
+            self._forget(connection)
+        else:
+            if not process:
+                self._become_child(server, files, streams)
+                return arguments
+            ended = io.FileIO(os.pidfd_open(process))
+            self._watch(ended, lambda: self._report(connection, process, ended))
+            self._events.modify(connection, selectors.EVENT_READ, lambda: self._signal(connection, ended))
         for stream in streams:
             os.close(stream)
-        ended = io.FileIO(os.pidfd_open(process))
-        self._watch(ended, lambda: self._report(connection, process, ended))
-        self._events.modify(connection, selectors.EVENT_READ, lambda: self._signal(connection, ended))
         return None
 
     def _signal(self, connection: socket.socket, child: io.FileIO) -> None:
