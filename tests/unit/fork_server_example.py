@@ -13,8 +13,9 @@ def serve(name: str, workflow: str) -> None:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_SEQPACKET)
     listener.bind(f"\0{name}")
     listener.listen()
+    server = ForkServer(listener, int(workflow))
     print("listening", flush=True)
-    (code,) = ForkServer(listener, int(workflow)).serve(lambda arguments: None)
+    (code,) = server.serve(lambda arguments: None)
     exec(code)
 
 
