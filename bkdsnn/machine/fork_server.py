@@ -202,9 +202,9 @@ class ForkServer:
         """
         self._prepare = prepare
         while self._events.get_map():
-            for happened, _ in self._events.select()[:1]:  # one at a time, because it may make others obsolete
-                if (arguments := happened.data()) is not None:
-                    return arguments
+            happened, _ = self._events.select()[0]  # one at a time, because it may make others obsolete
+            if (arguments := happened.data()) is not None:
+                return arguments
         raise SystemExit(0)
 
     def _watch(self, file: socket.socket | io.FileIO, follow: Follow) -> None:
@@ -225,12 +225,11 @@ class ForkServer:
         """Fork for the command that a client sends; return its arguments in the child."""
         try:
             request, streams, *_ = socket.recv_fds(connection, LARGEST, 3)
-        except OSError:
-            request = b""
-        if not request:  # the client has ended
+            arguments: list[str] = json.loads(request)
+        except (OSError, ValueError):  # the client has ended
             self._forget(connection)
             return None
-        self._prepare(arguments := json.loads(request))
+        self._prepare(arguments)
         server, files = os.getpid(), _files_mb()
         try:
             process = os.fork()
