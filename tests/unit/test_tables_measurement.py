@@ -3,11 +3,13 @@
 import dataclasses
 import io
 import json
+import math
 import zipfile
 
 import numpy as np
 import pytest
 from safetensors.numpy import save
+from scipy.stats import ttest_1samp, ttest_rel
 from tables_example import (
     DEMO,
     IMAGES,
@@ -23,9 +25,11 @@ from tables_example import (
 from bkdsnn.analysis.energy import Constants
 from bkdsnn.config import Pretrained, paper
 from bkdsnn.core.errors import UserError
+from bkdsnn.core.paired import compare, holm, seeds_needed
 from bkdsnn.report.tables import MeasuredCell, TableModel, measure
+from bkdsnn.report.tables.comparison import Comparisons
 from bkdsnn.runs.artefacts import seal
-from bkdsnn.runs.records import LARGEST
+from bkdsnn.runs.records import LARGEST, expect_finished
 
 R19, R19_100, R20 = "resnet19-cifar10", "resnet19-cifar100", "resnet20-cifar10"
 
@@ -52,40 +56,121 @@ def test_mean_std_and_best_epoch_over_seeds(plan, tmp_path):
 
 def test_delta_is_the_mean_of_paired_differences(plan, tmp_path):
     found = measured(plan, example_results(plan, tmp_path), "bkdsnn", R19)
-    assert (found.baseline, found.delta) == ("sew-resnet", 3.0)  # 83 - 80, 84 - 82, 88 - 84
+    assert (found.baseline, found.to_baseline.difference) == ("sew-resnet", 3.0)  # 83 - 80, 84 - 82, 88 - 84
     assert found.paper_delta == 1.4  # 94.64 - 93.24
 
 
-def test_mcnemar_adds_the_discordant_counts_of_the_seeds(plan, tmp_path):
+def test_mcnemar_is_that_of_each_pair_of_networks(plan, tmp_path):
     found = measured(plan, example_results(plan, tmp_path), "bkdsnn", R19)
-    # only BKDSNN right: 8 + 3 + 6, only SEW-R right: 5 + 1 + 2
-    assert found.mcnemar_p == pytest.approx(0.107752, abs=1e-6)
+    # by seed, only BKDSNN right: 8, 3, 6, and only SEW-R right: 5, 1, 2
+    expected = [2 * sum(math.comb(n, k) for k in range(few + 1)) / 2**n for few, n in ((5, 13), (1, 4), (2, 8))]
+    assert found.to_baseline.mcnemar == pytest.approx(expected)
+
+
+def test_the_interval_is_two_way_over_seeds_and_images(plan, tmp_path):
+    found = measured(plan, example_results(plan, tmp_path), "bkdsnn", R19).to_baseline
+    right = np.arange(IMAGES)
+    pairs = ((range(5, 88), range(80)), (range(1, 85), range(82)), (range(2, 90), range(84)))
+    d = np.array([np.isin(right, ours) * 100.0 - np.isin(right, theirs) * 100.0 for ours, theirs in pairs])
+    assert found.interval == compare(d)
+    assert found.interval.low < found.difference == 3.0 < found.interval.high
+    assert found.seeds == (0, 1, 2)
+
+
+def test_holm_adjusts_over_all_differences_of_the_table(plan, tmp_path):
+    found = [c.to_baseline for c in measure(plan, example_results(plan, tmp_path)).cells if c.to_baseline]
+    tested = [one for one in found if one.interval]
+    assert len(tested) == 6 < len(found)
+    assert [one.p_holm for one in tested] == holm([one.interval.p for one in tested])
+    assert {one.p_holm for one in found if not one.interval} == {None}
+
+
+def test_seeds_needed_are_those_for_the_difference_that_the_paper_prints(plan, tmp_path):
+    model = measure(plan, example_results(plan, tmp_path))
+    found = cell(model, "bkd", R19)
+    assert found.seeds_needed == seeds_needed(0.86, found.to_baseline.interval.spread)  # 94.10 - 93.24
+    assert math.isfinite(found.seeds_needed)
+    assert cell(model, "bkd-0.40", R19).seeds_needed is None  # the paper has no value there
+    assert cell(model, "bkdsnn", R19_100).seeds_needed is None  # one seed in common
+
+
+def test_one_seed_makes_no_statement_about_the_methods(plan, tmp_path):
+    plan = without(plan, 1, 2)
+    model = measure(plan, example_results(plan, tmp_path))
+    found = cell(model, "bkdsnn", R19)
+    assert (found.to_baseline.difference, found.to_baseline.interval, found.to_baseline.p_holm) == (3.0, None, None)
+    assert found.seeds_needed is None
+    assert not any(c.underlined for c in model.cells)
+
+
+def test_two_runs_with_different_numbers_of_test_images_are_refused(plan, tmp_path):
+    finish(plan.cell("sew-resnet", R19).runs[0], tmp_path, range(80))
+    folder = finish(
+        plan.cell("bkdsnn", R19).runs[0],
+        tmp_path,
+        range(40),
+        test_images=50,
+        top1={"last": 80.0, "best": 80.0, "best_epoch": 1},
+    )
+    np.savez(folder / "predictions.npz", correct=np.arange(50) < 40)
+    with pytest.raises(UserError, match=r"metrics\.json: 'test_images' is 100, expected 50 as in .*metrics\.json"):
+        measure(plan, tmp_path)
+
+
+def test_relative_differences_are_compared_over_seeds(plan, tmp_path):
+    plan = with_columns(plan, difference="relative")
+    found = measured(plan, example_results(plan, tmp_path), "bkdsnn", R19).to_baseline
+    values = [100 * (ours / theirs - 1) for ours, theirs in ((83, 80), (84, 82), (88, 84))]
+    expected = ttest_1samp(values, 0)
+    assert found.difference == pytest.approx(np.mean(values))
+    assert (found.interval.p, found.interval.df) == (pytest.approx(expected.pvalue), pytest.approx(2))
+
+
+def test_values_without_images_are_compared_over_seeds(plan, tmp_path):
+    ours, theirs = plan.cell("bkdsnn", R19), plan.cell("sew-resnet", R19)
+    example_results(plan, tmp_path)
+    rates = [3.0, 4.5, 3.1], [2.0, 2.5, 2.9]
+    found = [
+        list(zip((expect_finished(run, tmp_path) for run in one.runs), values))
+        for one, values in zip((ours, theirs), rates)
+    ]
+    compared = Comparisons().of("firing-rate", False, found[0], "sew-resnet", found[1])
+    assert compared.difference == pytest.approx(np.mean(np.subtract(*rates)))
+    assert compared.interval.p == pytest.approx(ttest_rel(*rates).pvalue)
+    assert (compared.seeds, compared.mcnemar) == ((0, 1, 2), ())
+
+
+def with_columns(plan, **changes):
+    """The plan with other fields in all columns."""
+    cells = (dataclasses.replace(c, column=c.column.model_copy(update=changes)) for c in plan.cells)
+    return dataclasses.replace(plan, cells=tuple(cells))
 
 
 def test_delta_uses_only_the_seeds_that_both_cells_have(plan, tmp_path):
     found = measured(plan, example_results(plan, tmp_path), "bkdsnn", R19_100)
     assert found.seeds == (0, 2)
-    assert (found.baseline, found.delta) == ("bkd", 6.0)  # seed 0 only: 70 - 64
-    assert found.mcnemar_p == 2 * 0.5**6
+    assert (found.baseline, found.to_baseline.difference) == ("bkd", 6.0)  # seed 0 only: 70 - 64
+    assert (found.to_baseline.seeds, found.to_baseline.interval) == ((0,), None)
+    assert found.to_baseline.mcnemar == pytest.approx((2 * 0.5**6,))
 
 
 def test_no_common_seed_means_no_delta(plan, tmp_path):
     finish(plan.cell("bkdsnn", R19).runs[0], tmp_path, range(80))
     finish(plan.cell("sew-resnet", R19).runs[1], tmp_path, range(70))
     found = measured(plan, tmp_path, "bkdsnn", R19)
-    assert (found.mean, found.delta, found.mcnemar_p) == (80.0, None, None)
+    assert (found.mean, found.to_baseline) == (80.0, None)
 
 
 def test_delta_survives_missing_predictions_but_its_p_value_does_not(plan, tmp_path):
     example_results(plan, tmp_path)
     (tmp_path / "runs" / plan.cell("sew-resnet", R19).runs[1].name / "predictions.npz").unlink()
     found = measured(plan, tmp_path, "bkdsnn", R19)
-    assert (found.delta, found.mcnemar_p) == (3.0, None)
+    assert (found.to_baseline.difference, found.to_baseline.interval, found.to_baseline.mcnemar) == (3.0, None, ())
 
 
 def test_rows_without_a_baseline_have_no_difference(plan, tmp_path):
     found = measured(plan, example_results(plan, tmp_path), "ann", R19)
-    assert (found.baseline, found.delta, found.mcnemar_p, found.paper_delta) == (None, None, None, None)
+    assert (found.baseline, found.to_baseline, found.paper_delta) == (None, None, None)
 
 
 @pytest.mark.parametrize(
@@ -120,20 +205,30 @@ def test_one_seed_has_no_standard_deviation(plan, tmp_path):
     assert (found.state, found.mean, found.std) == ("measured", 80.0, None)
 
 
+def only(plan, *rows):
+    """The plan with these rows alone."""
+    return dataclasses.replace(plan, cells=tuple(c for c in plan.cells if c.row.key in rows))
+
+
 def test_bold_is_the_best_spiking_mean_and_ties_share_it(plan, tmp_path):
-    model = measure(plan, example_results(plan, tmp_path))
+    example_results(plan, tmp_path)
+    model = measure(only(plan, "sew-resnet", "ann", "bkd", "bkdsnn"), tmp_path)
     bold = {(c.row, c.column) for c in model.cells if c.bold}
     assert bold == {
         ("bkdsnn", R19),  # not the ANN, although 96 > 85
-        ("bkdsnn", R19_100),
         ("sew-resnet", R20),
         ("bkd", R20),
         ("bkdsnn", R20),
     }
 
 
+def test_a_column_in_which_a_result_is_missing_has_no_marks(plan, tmp_path):
+    model = measure(plan, example_results(plan, tmp_path))  # QCFS failed, or was not run with every seed
+    assert not any(c.bold or c.underlined or c.to_best for c in model.cells)
+
+
 def test_an_snn_that_teaches_is_not_in_bold(plan, tmp_path):
-    plan = without(plan, 1, 2)
+    plan = only(without(plan, 1, 2), "sew-resnet", "bkd")
     teacher, taught = plan.cell("sew-resnet", R19).runs[0], plan.cell("bkd", R19)
     student = taught.runs[0].model_copy(update={"teacher": teacher})
     cells = (dataclasses.replace(cell, runs=(student,)) if cell is taught else cell for cell in plan.cells)
@@ -144,7 +239,7 @@ def test_an_snn_that_teaches_is_not_in_bold(plan, tmp_path):
 
 
 def test_means_that_print_alike_tie(plan, tmp_path):
-    plan = without(plan, 1, 2)
+    plan = only(without(plan, 1, 2), "sew-resnet", "bkd", "bkdsnn")
     for method, last in (("sew-resnet", 71.2499), ("bkd", 71.2501), ("bkdsnn", 71.24)):
         top1 = {"last": last, "best": last, "best_epoch": 9}
         (finish(plan.cell(method, R19).runs[0], tmp_path, range(71), top1=top1) / "predictions.npz").unlink()
@@ -153,9 +248,32 @@ def test_means_that_print_alike_tie(plan, tmp_path):
 
 
 def test_a_teacher_is_not_bold_even_where_it_ties_with_the_best(plan, tmp_path):
-    for method in ("ann", "bkdsnn"):
-        finish(plan.cell(method, R19).runs[0], tmp_path, range(90))
+    plan = only(without(plan, 1, 2), "sew-resnet", "ann", "bkd", "bkdsnn")
+    for method, right in (("sew-resnet", 70), ("ann", 90), ("bkd", 70), ("bkdsnn", 90)):
+        finish(plan.cell(method, R19).runs[0], tmp_path, range(right))
     assert [c.row for c in measure(plan, tmp_path).cells if c.bold] == ["bkdsnn"]
+
+
+def test_underlined_is_what_cannot_be_told_from_the_best(plan, tmp_path):
+    plan = only(plan, "sew-resnet", "ann", "bkd", "bkdsnn")
+    right = {"sew-resnet": (40, 42, 41), "ann": (88, 90, 89), "bkd": (86, 90, 88), "bkdsnn": (90, 88, 89)}
+    for row, counts in right.items():
+        for run, count in zip(plan.cell(row, R19).runs, counts):
+            finish(run, tmp_path, range(count))
+    model = measure(plan, tmp_path)
+    assert [c.row for c in model.cells if c.bold] == ["bkdsnn"]
+    assert [c.row for c in model.cells if c.underlined] == ["bkd"]  # the ANN teaches
+    compared = [cell(model, row, R19).to_best for row in ("sew-resnet", "bkd")]
+    assert [(one.row, one.difference) for one in compared] == [("bkdsnn", -48.0), ("bkdsnn", -1.0)]
+    assert [one.p_holm for one in compared] == holm([one.interval.p for one in compared])
+    assert cell(model, "ann", R19).to_best is cell(model, "bkdsnn", R19).to_best is None
+
+
+def test_a_table_without_bold_compares_nothing_with_the_best(plan, tmp_path):
+    example_results(plan, tmp_path)
+    table = plan.table.model_copy(update={"bold": False})
+    model = measure(only(dataclasses.replace(plan, table=table), "sew-resnet", "bkd", "bkdsnn"), tmp_path)
+    assert not any(c.bold or c.underlined or c.to_best for c in model.cells)
 
 
 def test_nothing_measured_is_a_table_of_cells_not_run(plan, tmp_path):
@@ -226,7 +344,7 @@ def test_two_rows_of_one_method_are_two_rows(plan, tmp_path):
     first, second = cell(model, "bkd", R19), cell(model, "bkd-0.40", R19)
     assert (first.method, first.mean) == ("bkd", 83.0)
     assert (second.method, second.mean) == ("bkd", 82.0)
-    assert (second.baseline, second.delta) == ("bkd", -1.0)
+    assert (second.baseline, second.to_baseline.difference) == ("bkd", -1.0)
     assert second.runs == tuple(run.name for run in plan.cell("bkd-0.40", R19).runs)
 
 

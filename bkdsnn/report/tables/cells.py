@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from bkdsnn.config.declarations import MetricName
+from bkdsnn.core.paired import Interval
 
 State = Literal["measured", "partial", "failed", "not run"]
 Origin = Literal["printed", "quoted", "inferred"]
@@ -13,12 +14,29 @@ Setting = float | str | bool | None
 
 
 @dataclass(frozen=True)
+class PairedDifference:
+    """The mean difference of a cell to the cell of another row in its column, over the `seeds` that both have.
+
+    `interval` is None where nothing can be told: one seed, no spread, or missing predictions. `p_holm` is its p-value,
+    adjusted within the table. `mcnemar` has the p-value of each pair of networks, one per seed; empty if predictions
+    are missing.
+    """
+
+    row: str
+    difference: float
+    seeds: tuple[int, ...]
+    interval: Interval | None
+    mcnemar: tuple[float, ...]
+    p_holm: float | None = None
+
+
+@dataclass(frozen=True)
 class MeasuredCell:
     """One cell. Numbers are in the unit of its metric; None means that there is no such number.
 
     `seeds` are the seeds with a result; `runs` names all planned runs. `mean` and `std` (sample standard deviation,
-    ddof = 1, None for one seed) are over the networks of `seeds` after the last epoch. `baseline` is the key of a row;
-    `delta` is the mean, over the seeds that both cells have, of the per-seed differences to its cell in this column.
+    ddof = 1, None for one seed) are over the networks of `seeds` after the last epoch. `baseline` is the key of a row.
+    `seeds_needed` are the paired seeds that would find `paper_delta` with 80 % probability; infinite if none would.
     """
 
     group: str
@@ -36,15 +54,17 @@ class MeasuredCell:
     planned: int
     best_epoch_mean: float | None  # mean of the best test accuracies over all epochs (D-148)
     baseline: str | None
-    delta: float | None
-    mcnemar_p: float | None  # significance of `delta`; None also if predictions are missing
+    to_baseline: PairedDifference | None
     paper: float | None
     paper_delta: float | None
+    seeds_needed: float | None
     origin: Origin | None  # of `paper`: printed, quoted by the paper from elsewhere, inferred from a difference
-    competes: bool  # may be set in bold: an SNN that is not a teacher in this table
+    competes: bool  # may be marked: an SNN that is not a teacher in this table
     parameters: int | None
     runs: tuple[str, ...]
+    to_best: PairedDifference | None = None  # with the best mean of the column, where cells are marked
     bold: bool = False
+    underlined: bool = False
     relative: bool = False  # differences are in per cent of the baseline
     decimals: int = 2  # printed decimals of `mean` and `std`
 
@@ -75,7 +95,7 @@ class ColumnModel:
 
 @dataclass(frozen=True)
 class TableModel:
-    """A table at a scale; `bold` says whether the best value of each column is set in bold.
+    """A table at a scale; `bold` says whether the best of each column, and what cannot be told from it, are marked.
 
     `number` is empty for a table of the user's own. `command` is the shell command that makes the table. `comparable`
     says whether data, networks and recipes are the paper's. `settings` maps headings to the options that rows show,

@@ -6,7 +6,7 @@ import csv
 import io
 from typing import Any
 
-from bkdsnn.report.tables.cells import ColumnModel, MeasuredCell, TableModel
+from bkdsnn.report.tables.cells import ColumnModel, MeasuredCell, PairedDifference, TableModel
 
 
 def render(model: TableModel) -> str:
@@ -41,18 +41,37 @@ def _record(model: TableModel, column: ColumnModel, cell: MeasuredCell) -> dict[
         "planned": cell.planned,
         "seeds": cell.seeds,
         "best_epoch_mean": cell.best_epoch_mean,
-        "delta": cell.delta,
-        "delta_relative": cell.relative,
-        "delta_baseline": cell.baseline,
-        "mcnemar_p": cell.mcnemar_p,
+        "baseline": cell.baseline,
+        "difference_relative": cell.relative,
+        **_comparison(cell.to_baseline, ""),
+        "seeds_for_80_power": cell.seeds_needed,
         "paper": cell.paper,
         "paper_origin": cell.origin,
-        "paper_delta": cell.paper_delta,
+        "paper_difference": cell.paper_delta,
         "parameters": cell.parameters,
         "paper_parameters_m": column.paper_parameters_m,
+        "best_row": cell.to_best and cell.to_best.row,
+        **_comparison(cell.to_best, "to_best_"),
         "bold": cell.bold,
+        "underlined": cell.underlined,
         "runs": cell.runs,
     }
+
+
+def _comparison(found: PairedDifference | None, prefix: str) -> dict[str, Any]:
+    """A comparison's fields, empty where there is none; `prefix` tells them from those of another comparison."""
+    interval = found and found.interval
+    fields = {
+        "difference": found and found.difference,
+        "interval_low": interval and interval.low,
+        "interval_high": interval and interval.high,
+        "p": interval and interval.p,
+        "p_holm": found and found.p_holm,
+        "df": interval and interval.df,
+        "seeds_paired": found and found.seeds,
+        "mcnemar_p_by_seed": found and found.mcnemar,
+    }
+    return {prefix + name: value for name, value in fields.items()}
 
 
 def _setting(place: str) -> str:

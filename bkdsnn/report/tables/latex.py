@@ -1,6 +1,6 @@
 r"""LaTeX: a complete float with booktabs rules, ready to paste.
 
-A column of the table is printed as two columns, ours and the paper's, or as one if the paper has no numbers in it.
+A column of the table is printed as two columns, measured and the paper's, or as one if the paper has no numbers in it.
 Differences to the baseline are on a line of their own below the row, as in the paper. A table that is wider than the
 line is scaled down; one with many columns is rotated.
 """
@@ -22,7 +22,7 @@ SPECIAL = str.maketrans(
     | {"\\": r"\textbackslash{}", "^": r"\textasciicircum{}", "~": r"\textasciitilde{}"}
     | {"<": r"$<$", ">": r"$>$", "|": r"$|$", "±": r"$\pm$", "\N{MULTIPLICATION SIGN}": r"$\times$"}
     | {"τ": r"$\tau$", "λ": r"$\lambda$"}
-    | {wording.NO_VALUE: "--", "†": r"$^{\dagger}$", "‡": r"$^{\ddagger}$"}
+    | {wording.NO_VALUE: "--", "†": r"$^{\dagger}$", "‡": r"$^{\ddagger}$", wording.DIFFERS: r"$^{\S}$"}
 )
 # The paper's notation in already escaped text (losses such as +L_BKD, the block G), and its LaTeX.
 NOTATION = {
@@ -105,7 +105,7 @@ def _header(model: TableModel) -> Iterator[str]:
         for column in model.columns
         for size in (wording.our_size(column), wording.paper_size(column))[: _width(column)]
     ]
-    owners = [owner for column in model.columns for owner in ("ours", paper)[: _width(column)]]
+    owners = [owner for column in model.columns for owner in ("measured", paper)[: _width(column)]]
     yield _line(["", "Method", *map(escape, model.settings), *owners, "$T$"])
     if any(sizes):
         yield _line([*_indent(model), *map(_small, sizes), ""])
@@ -153,8 +153,9 @@ def _ours(cell: MeasuredCell) -> str:
     if cell.mean is None:
         return rf"\textit{{{cell.state}}}"
     mean = wording.ours(cell)
+    mark = r"\textbf" if cell.bold else r"\underline" if cell.underlined else ""
     std = _small(escape(wording.deviation(cell)))
-    return " ".join(filter(None, [rf"\textbf{{{mean}}}" if cell.bold else mean, std, _small(wording.progress(cell))]))
+    return " ".join(filter(None, [f"{mark}{{{mean}}}" if mark else mean, std, _small(wording.progress(cell))]))
 
 
 def _difference(text: str) -> str:

@@ -34,9 +34,9 @@ def table(model: TableModel) -> str:
 
 
 def _heading(model: TableModel, column: ColumnModel) -> list[str]:
-    mark = "" if model.comparable else "not comparable"
-    ours = ", ".join(filter(None, ["ours", wording.our_size(column)]))
-    paper = ", ".join(filter(None, ["paper", wording.paper_size(column), mark]))
+    mark = "" if model.comparable else wording.NOT_COMPARABLE
+    ours = ", ".join(filter(None, ["measured", wording.our_size(column)]))
+    paper = ", ".join(filter(None, [f"paper{mark}", wording.paper_size(column)]))
     return [escape(f"{column.name} ({ours})"), *([escape(f"({paper})")] if column.printed else [])]
 
 
@@ -60,8 +60,8 @@ def _ours(cell: MeasuredCell) -> str:
         return cell.state
     mean, std = wording.ours(cell), wording.deviation(cell)
     difference = wording.difference(cell)
-    parts = [f"**{mean}**" if cell.bold else mean, std, wording.progress(cell)]
-    return " ".join(filter(None, [*parts, f"({difference})" if difference else ""]))
+    marked = f"**{mean}**" if cell.bold else f"<ins>{mean}</ins>" if cell.underlined else mean
+    return " ".join(filter(None, [marked, std, wording.progress(cell), f"({difference})" if difference else ""]))
 
 
 def _paper(cell: MeasuredCell) -> str:

@@ -7,20 +7,18 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from bkdsnn.analysis.energy import Constants
-from bkdsnn.config import Network, Pretrained, RunSpec
+from bkdsnn.config import Network, RunSpec
 from bkdsnn.config.catalogue import place_of_table
 from bkdsnn.config.declarations import Column, ExtendedTable, MetricName, Row, Scale, cited
 from bkdsnn.config.plans import Cell, Plan, command
 from bkdsnn.core.errors import UserError
-from bkdsnn.core.statistics import mcnemar, mean, sample_std
-from bkdsnn.report.tables.cells import ColumnModel, MeasuredCell, Setting, State, TableModel
+from bkdsnn.core.paired import seeds_needed
+from bkdsnn.core.statistics import mean, sample_std
+from bkdsnn.report.tables.cells import ColumnModel, MeasuredCell, PairedDifference, Setting, State, TableModel
+from bkdsnn.report.tables.comparison import Comparisons, Valued, adjusted, best, difference, marked
 from bkdsnn.report.tables.metrics import decimals, measured
-from bkdsnn.report.tables.wording import fixed
 from bkdsnn.runs.records import Finished, expect_here, failed, finished
 from bkdsnn.runs.schema import AGAIN
-
-Pair = tuple[Finished, Finished]
-Valued = tuple[Finished, float]
 
 
 def measure(plan: Plan, results: Path, constants: Constants = Constants()) -> TableModel:  # noqa: B008 (immutable)
@@ -37,7 +35,7 @@ def measure(plan: Plan, results: Path, constants: Constants = Constants()) -> Ta
     seeds = max((tuple(run.seed for run in cell.runs) for cell in plan.cells), key=len)
     columns = [_column(plan, column, done) for column in table.columns]
     values = _Values(done, constants)
-    cells = [_cell(plan, cell, values, teachers, results) for cell in plan.cells]
+    cells = adjusted([_cell(plan, cell, values, teachers, results) for cell in plan.cells], "to_baseline")
     return TableModel(
         name=table.name,
         number=table.number,
@@ -52,7 +50,7 @@ def measure(plan: Plan, results: Path, constants: Constants = Constants()) -> Ta
         settings=table.settings,
         bold=table.bold,
         columns=tuple(columns),
-        cells=_with_decimals(_with_best_in_bold(cells) if table.bold else cells),
+        cells=_with_decimals(_with_marks(plan, cells, values) if table.bold else cells),
         footnotes=(*table.footnotes, *cited(table.deviations), *_prices(table.columns, constants)),
         base=table.base if isinstance(table, ExtendedTable) else "",
         added=table.added if isinstance(table, ExtendedTable) else (),
@@ -162,8 +160,13 @@ class _Values:
     def __init__(self, done: dict[str, Finished], constants: Constants) -> None:
         self.done, self.constants = done, constants
         self._known: dict[tuple[str, str], float | None] = {}
+        self._comparisons = Comparisons()
 
-    def of(self, cell: Cell) -> list[tuple[Finished, float]]:
+    def compared(self, cell: Cell, other: Cell, relative: bool = False) -> PairedDifference | None:
+        """A cell compared with another of its column; None if they have no common seed."""
+        return self._comparisons.of(cell.column.metric, relative, self.of(cell), other.row.key, self.of(other))
+
+    def of(self, cell: Cell) -> list[Valued]:
         """The runs of a cell that have a value, each with this value."""
         finished = (self.done[run.name] for run in cell.runs if run.name in self.done)
         return [(run, value) for run in finished if (value := self._value(cell.column.metric, run)) is not None]
@@ -179,9 +182,9 @@ def _cell(plan: Plan, cell: Cell, values: _Values, teachers: set[str], results: 
     found = values.of(cell)
     own, last = [run for run, _ in found], [value for _, value in found]
     baseline = plan.cell(cell.baseline, cell.column.key) if cell.baseline else None
-    pairs = _pairs(found, values.of(baseline)) if baseline else []
     relative = cell.column.difference == "relative"
-    accuracies = cell.column.metric == "top1"
+    to_baseline = values.compared(cell, baseline, relative) if baseline else None
+    paper_delta = _paper_delta(cell, baseline, relative)
     return MeasuredCell(
         group=cell.row.group,
         row=cell.row.key,
@@ -196,12 +199,12 @@ def _cell(plan: Plan, cell: Cell, values: _Values, teachers: set[str], results: 
         std=sample_std(last),
         seeds=tuple(result.spec.seed for result in own),
         planned=len(cell.runs),
-        best_epoch_mean=mean([result.metrics.top1.best for result in own]) if accuracies else None,
+        best_epoch_mean=mean([result.metrics.top1.best for result in own]) if cell.column.metric == "top1" else None,
         baseline=cell.baseline,
-        delta=mean([_difference(ours[1], theirs[1], relative) for ours, theirs in pairs]),
-        mcnemar_p=_significance((ours[0], theirs[0]) for ours, theirs in pairs) if accuracies else None,
+        to_baseline=to_baseline,
         paper=cell.paper,
-        paper_delta=_paper_delta(cell, baseline, relative),
+        paper_delta=paper_delta,
+        seeds_needed=_seeds_needed(paper_delta, to_baseline),
         origin=None if cell.paper is None else cell.row.origin,
         competes=cell.runs[0].network.spiking and cell.runs[0].name not in teachers,
         parameters=own[0].metrics.parameters if own else None,
@@ -210,41 +213,23 @@ def _cell(plan: Plan, cell: Cell, values: _Values, teachers: set[str], results: 
     )
 
 
-def _difference(ours: float, theirs: float, relative: bool) -> float:
-    return 100 * (ours / theirs - 1) if relative else ours - theirs
-
-
 def _state(runs: Sequence[RunSpec], own: Sequence[Finished], results: Path) -> State:
     if own:
         return "measured" if len(own) == len(runs) else "partial"
     return "failed" if any(failed(run, results) for run in runs) else "not run"
 
 
-def _pairs(ours: Sequence[Valued], baseline: Sequence[Valued]) -> list[tuple[Valued, Valued]]:
-    """Results of both cells at their common seeds; published weights have no seed and are paired with every seed."""
-    theirs = {run.spec.seed: (run, value) for run, value in baseline}
-    if any(isinstance(run.spec.source, Pretrained) and run.spec.recipe is None for run, _ in baseline):
-        return [(one, baseline[0]) for one in ours]
-    return [((run, value), theirs[run.spec.seed]) for run, value in ours if run.spec.seed in theirs]
-
-
-def _significance(pairs: Iterable[Pair]) -> float | None:
-    """P-value of the exact McNemar test on the counts summed over all seeds."""
-    only_ours = only_theirs = 0
-    kept = [(ours.correct(), theirs.correct()) for ours, theirs in pairs]
-    for ours, theirs in kept:
-        if ours is None or theirs is None:
-            return None
-        only_ours += int((ours & ~theirs).sum())
-        only_theirs += int((theirs & ~ours).sum())
-    return mcnemar(only_ours, only_theirs) if kept else None
-
-
 def _paper_delta(cell: Cell, baseline: Cell | None, relative: bool) -> float | None:
     if baseline is None or cell.paper is None or baseline.paper is None:
         return None
     # The paper's values have two decimals, so this removes nothing but floating-point error.
-    return round(_difference(cell.paper, baseline.paper, relative), 2)
+    return round(difference(cell.paper, baseline.paper, relative), 2)
+
+
+def _seeds_needed(paper_delta: float | None, measured: PairedDifference | None) -> float | None:
+    if paper_delta is None or measured is None or measured.interval is None:
+        return None
+    return seeds_needed(paper_delta, measured.interval.spread)
 
 
 def _with_decimals(cells: Iterable[MeasuredCell]) -> tuple[MeasuredCell, ...]:
@@ -256,17 +241,15 @@ def _with_decimals(cells: Iterable[MeasuredCell]) -> tuple[MeasuredCell, ...]:
     return tuple(dataclasses.replace(cell, decimals=decimals(cell.metric, means[cell.column])) for cell in cells)
 
 
-def _with_best_in_bold(cells: Iterable[MeasuredCell]) -> tuple[MeasuredCell, ...]:
-    """Mark the best mean of each column among SNNs that are not teachers; means that are printed alike are ties."""
-    cells = list(cells)
-    best: dict[str, float] = {}
-    for cell in cells:
-        if cell.competes and cell.mean is not None and cell.metric == "top1":
-            best[cell.column] = max(cell.mean, best.get(cell.column, cell.mean))
-    return tuple(dataclasses.replace(cell, bold=_is_best(cell, best.get(cell.column))) for cell in cells)
+def _with_marks(plan: Plan, cells: Sequence[MeasuredCell], values: _Values) -> list[MeasuredCell]:
+    """Compare every cell that competes with the best of its column, and mark both."""
+    leaders = best(cells)
+    compared = [_with_best(plan, cell, leaders.get(cell.column), values) for cell in cells]
+    return marked(adjusted(compared, "to_best"), leaders)
 
 
-def _is_best(cell: MeasuredCell, best: float | None) -> bool:
-    if cell.mean is None or best is None:
-        return False
-    return cell.competes and cell.metric == "top1" and fixed(cell.mean) == fixed(best)
+def _with_best(plan: Plan, cell: MeasuredCell, leader: MeasuredCell | None, values: _Values) -> MeasuredCell:
+    if leader is None or not cell.competes or cell.row == leader.row:
+        return cell
+    own, other = (plan.cell(row, cell.column) for row in (cell.row, leader.row))
+    return dataclasses.replace(cell, to_best=values.compared(own, other))

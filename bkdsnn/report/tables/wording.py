@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from decimal import Decimal
 
+from bkdsnn.core.paired import LEVEL
 from bkdsnn.report.tables.cells import ColumnModel, MeasuredCell, Setting, TableModel
 
 NO_VALUE = "\N{EN DASH}"
@@ -14,6 +15,7 @@ ORIGINS = {
     "inferred": "The paper does not print this value; inferred from a difference that it prints.",
 }
 NOT_COMPARABLE = "*"
+DIFFERS = "§"
 
 
 def fixed(value: float, decimals: int = 2) -> str:
@@ -31,19 +33,14 @@ def deviation(cell: MeasuredCell) -> str:
     return "" if cell.std is None else f"± {fixed(cell.std, cell.decimals)}"
 
 
-def signed(value: float) -> str:
-    """Two decimals with a sign, and no negative zero: `+0.20`."""
-    return f"{round(value, 2) + 0.0:+.2f}"
+def signed(value: float, decimals: int = 2) -> str:
+    """Fixed decimals with a sign, and no negative zero: `+0.20`."""
+    return f"{round(value, decimals) + 0.0:+.{decimals}f}"
 
 
 def count(parameters: int) -> str:
     """A parameter count as the paper prints it, `12.63M`; below 100,000 in thousands, `8.4K`."""
     return f"{parameters / 1e3:.1f}K" if parameters < 100_000 else f"{parameters / 1e6:.2f}M"
-
-
-def probability(p: float) -> str:
-    """A p-value: `p = 0.031`, or `p < 0.001`."""
-    return f"p = {p:.3f}" if p >= 0.001 else "p < 0.001"
 
 
 def our_size(column: ColumnModel) -> str:
@@ -83,20 +80,24 @@ def progress(cell: MeasuredCell) -> str:
 
 
 def difference(cell: MeasuredCell) -> str:
-    """The paired difference to the baseline with its p-value, `+0.20, p = 0.031`; empty if there is none."""
-    if cell.delta is None:
+    """The paired difference to the baseline with its interval and mark, `+3.00 [+0.43, +5.57]§`; empty if none."""
+    found = cell.to_baseline
+    if found is None:
         return ""
-    p = [] if cell.mcnemar_p is None else [probability(cell.mcnemar_p)]
-    return ", ".join([_delta(cell, cell.delta), *p])
+    decimals = 2 if cell.relative else cell.decimals
+    ends = (found.interval.low, found.interval.high) if found.interval else ()
+    interval = f" [{', '.join(signed(end, decimals) for end in ends)}]" if ends else ""
+    differs = found.p_holm is not None and found.p_holm < LEVEL
+    return signed(found.difference, decimals) + _unit(cell) + interval + (DIFFERS if differs else "")
 
 
 def paper_difference(cell: MeasuredCell) -> str:
     """The difference of the paper's own values, `+0.20`; empty if there is none."""
-    return "" if cell.paper_delta is None else _delta(cell, cell.paper_delta)
+    return "" if cell.paper_delta is None else signed(cell.paper_delta) + _unit(cell)
 
 
-def _delta(cell: MeasuredCell, value: float) -> str:
-    return signed(value) + ("%" if cell.relative else "")
+def _unit(cell: MeasuredCell) -> str:
+    return "%" if cell.relative else ""
 
 
 def title(model: TableModel) -> str:
@@ -118,17 +119,17 @@ def data(model: TableModel) -> str:
 
 
 def statistics(model: TableModel) -> str:
-    """How our values are computed, and over which seeds."""
+    """How the measured values are computed, and over which seeds."""
     seeds = ", ".join(map(str, model.seeds))
     what = "accuracy" if all(cell.metric == "top1" for cell in model.cells) else "the networks"
     if len(model.seeds) == 1:
-        return f"Ours: {what} after the last epoch, one seed ({seeds})."
+        return f"Measured: {what} after the last epoch. One seed ({seeds}): no statement about the methods."
     over = f"{len(model.seeds)} seeds ({seeds})"
-    return f"Ours: {what} after the last epoch, mean ± sample standard deviation over {over}."
+    return f"Measured: {what} after the last epoch, mean ± sample standard deviation over {over}."
 
 
 def differences(model: TableModel) -> str:
-    """The baselines of the differences in parentheses; empty if the table has none."""
+    """What the differences in parentheses are, and how their intervals are computed; empty if the table has none."""
     known = labels(model)
     compared: dict[str, list[str]] = {}
     for row in model.rows():
@@ -137,10 +138,23 @@ def differences(model: TableModel) -> str:
     if not compared:
         return ""
     parts = "; ".join(f"{', '.join(rows)} minus {baselines}" for baselines, rows in compared.items())
-    tested = any(cell.metric == "top1" and cell.baseline for cell in model.cells)
-    test = ", with p of an exact McNemar test on their test samples" if tested else ""
     relative = " Those in % are relative." if any(cell.relative for cell in model.cells) else ""
-    return f"In parentheses: {parts}. Mean over the seeds that both have{test}.{relative}"
+    paired = f" Mean over the seeds that both have{_intervals(model)}." if len(model.seeds) > 1 else ""
+    return f"In parentheses: {parts}.{paired}{relative}"
+
+
+def _intervals(model: TableModel) -> str:
+    """The method of the intervals that the table shows."""
+    shown = [cell for cell in model.cells if cell.to_baseline and cell.to_baseline.interval]
+    two_way = [cell.metric == "top1" and not cell.relative for cell in shown]
+    methods = {
+        "two-way over seeds and test images": any(two_way),
+        "by t over the seeds": bool(shown) and not any(two_way),
+        "of other values by t over the seeds": any(two_way) and not all(two_way),
+    }
+    names = ", ".join(name for name, applies in methods.items() if applies)
+    mark = f"{DIFFERS}: p < {LEVEL} after Holm's adjustment over the differences of the table"
+    return f", with 95 % interval ({names}). {mark}" if names else ""
 
 
 def teachers(model: TableModel) -> list[str]:
@@ -157,17 +171,33 @@ def notes(model: TableModel) -> list[str]:
     states = {cell.state for cell in model.cells}
     origins = {cell.origin for cell in model.cells}
     remarks = {
-        "Bold: best SNN of the column. T: time-steps. P: parameters.": model.bold,
+        f"{_marks(model)} T: time-steps. P: parameters.": model.bold,
         "T: time-steps.": not model.bold,
-        f"{NOT_COMPARABLE}Not comparable with ours: data, networks or schedules differ from the paper's at this "
-        "scale.": not model.comparable and _beside_the_paper(model),
+        f"{NOT_COMPARABLE}Not comparable with the measured values: data, networks or schedules differ from the paper's "
+        "at this scale.": not model.comparable and _beside_the_paper(model),
         **{MARKS[origin] + meaning: origin in origins for origin, meaning in ORIGINS.items()},
         "One seed where no ± is given.": any(len(cell.seeds) == 1 for cell in model.cells) and len(model.seeds) > 1,
+        "No statement about the methods where a difference has no interval: fewer than two seeds, no spread between "
+        "them, or no predictions.": len(model.seeds) > 1
+        and any(cell.to_baseline and not cell.to_baseline.interval for cell in model.cells),
         "[k/n]: only k of n seeds have a result.": "partial" in states,
         "Not run: no result yet.": "not run" in states,
         "Failed: the run ended in an error.": "failed" in states,
     }
     return [*(remark for remark, applies in remarks.items() if applies), *teachers(model), *model.footnotes]
+
+
+def _marks(model: TableModel) -> str:
+    """What bold and underlined cells are, and where there are none."""
+    alike = (
+        "Underlined: not told from it by a two-way comparison over seeds and test images (p not below "
+        f"{LEVEL} after Holm's adjustment over all comparisons of the table with the best)."
+    )
+    unknown = "Nothing is underlined, because one seed cannot tell a better method from others."
+    marked = {cell.column for cell in model.cells if cell.bold}
+    open_columns = {cell.column for cell in model.cells if cell.competes and cell.metric == "top1"} - marked
+    missing = ["Columns with missing results have no marks."] if open_columns else []
+    return " ".join(["Bold: best mean of an SNN in the column.", alike if len(model.seeds) > 1 else unknown, *missing])
 
 
 def _beside_the_paper(model: TableModel) -> bool:
