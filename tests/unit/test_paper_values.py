@@ -133,7 +133,7 @@ def test_the_csv_of_the_table_states_what_is_printed(printed, table, cells, emit
         assert [number(one["paper"]) for one in shown] == [number(line["value"])] * len(shown)
         wrong = {MISPRINTS.get((table.number, one["row"], one["column"])) for one in shown} - {None}
         if line["delta_printed"] and float(line["delta_printed"]) not in wrong:
-            assert number(shown[0]["paper_delta"]) == float(line["delta_printed"])
+            assert number(shown[0]["paper_difference"]) == float(line["delta_printed"])
     sizes = {line["architecture"]: number(line["value"]) for line in rows_of(printed, table, "params_m")}
     networks = {column.key: column.network for column in table.columns}
     assert all(number(one["paper_parameters_m"]) == sizes.get(networks[column]) for (_, column), one in stated.items())
