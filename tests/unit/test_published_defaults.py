@@ -16,6 +16,7 @@ from bkdsnn.config import datasets, losses, networks, paper, recipes, settings
 from bkdsnn.config.catalogue import table_names
 from bkdsnn.config.identity import Part
 from bkdsnn.data.events import clip_augment
+from bkdsnn.data.randaugment import randaugment
 from bkdsnn.distill.ld import focal_weight
 from bkdsnn.models.quantised import CONVERTED
 from bkdsnn.training.optim import make_optimizer
@@ -151,6 +152,19 @@ def test_the_focal_weight_has_the_published_guard_against_a_teacher_without_loss
     own = torch.tensor([[-math.log(math.expm1(1e-7)), 0.0]], dtype=torch.float64)  # cross-entropy 1e-7
     sure = torch.tensor([[1000.0, 0.0]], dtype=torch.float64)  # cross-entropy 0
     assert focal_weight(own, sure, torch.tensor([0])).item() == pytest.approx(1 - math.exp(-1), rel=1e-6)
+
+
+def test_randaugment_shifts_and_fills_as_timm_does():
+    # timm, data/transforms_factory.py: translate_const=int(img_size_min * 0.45), img_mean of 255 times the mean
+    run = paper.plan("table2b", "paper", seeds=[0]).cell("spikingformer-cml", "sformer-2-384-cifar10").runs[0]
+    operations = randaugment(run.dataset, run.recipe.augment).ops
+    expected = {"translate_const": 14, "img_mean": (125, 123, 114)}
+    assert all(expected.items() <= operation.hparams.items() for operation in operations)
+    assert [len(operations), {one.magnitude for one in operations}, {one.magnitude_std for one in operations}] == [
+        15,
+        {9},
+        {0.4},
+    ]
 
 
 def settings_of(recipe: str) -> dict[str, object]:
