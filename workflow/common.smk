@@ -36,7 +36,6 @@ def read_settings():
 SETTINGS, SCALE, PLANS, FIGURES = read_settings()
 RUNS = {name: spec for plan in PLANS.values() for name, spec in plan.runs().items()}
 DATASETS = sorted({spec.dataset.name for spec in RUNS.values()})
-TAUGHT_BY = {spec.teacher.name for spec in RUNS.values() if spec.teacher}
 RATES = [name for name, plan in FIGURES.items() if plan.figure.kind == "firing-rates"]
 ANALYSED = {run for plan in PLANS.values() for run in plan.analysed()} | {
     run for name in RATES for run in FIGURES[name].runs()
@@ -46,12 +45,8 @@ PUBLISHED = {one.stem: one.name for one in catalogue.published_weights()}
 
 
 def run_names(kind):
-    """A regular expression for the names of all runs of one kind: teacher, student or evaluation.
-
-    A trained run that is the teacher of another run counts as a teacher, even if it is a spiking network.
-    """
-    kinds = {name: "teacher" if spec.recipe and name in TAUGHT_BY else spec.kind for name, spec in RUNS.items()}
-    return "|".join(name for name in RUNS if kinds[name] == kind) or "none"
+    """A regular expression for the names of all runs of one kind: teacher, student or evaluation."""
+    return "|".join(name for name, spec in RUNS.items() if spec.kind == kind) or "none"
 
 
 def artefact(run, name):

@@ -6,8 +6,8 @@ import argparse
 
 from bkdsnn.cli import arguments
 from bkdsnn.config import figure_plans as figures
-from bkdsnn.config import paper
 from bkdsnn.core.errors import UserError
+from bkdsnn.runs.artefacts import find_run
 
 
 def add(commands: arguments.Commands) -> None:
@@ -27,7 +27,7 @@ def add(commands: arguments.Commands) -> None:
 
 def activity(options: argparse.Namespace) -> None:
     """Measure firing rates and operations of a finished run over its whole test set."""
-    spec = paper.find_run(options.run, options.scale)
+    spec = find_run(options.run, options.scale, options.results / options.scale)
     from bkdsnn.analysis.activity import analyse
     from bkdsnn.machine import devices
 

@@ -9,13 +9,14 @@ from pathlib import Path
 
 from bkdsnn.cli import arguments
 from bkdsnn.cli.arguments import positive
-from bkdsnn.config import catalogue, paper, resolution
+from bkdsnn.config import catalogue, resolution
 from bkdsnn.config import figure_plans as figures
 from bkdsnn.config.settings import recomputes
 from bkdsnn.core import progress
 from bkdsnn.core.errors import UserError
 from bkdsnn.machine import launch
 from bkdsnn.runs import overview
+from bkdsnn.runs.artefacts import expect_version, find_run
 from bkdsnn.runs.attempts import expect_progress, expect_ready
 from bkdsnn.runs.run_folder import RunFolder
 
@@ -83,7 +84,7 @@ def train(options: argparse.Namespace) -> None:
     spec = (
         resolution.of_file(options.spec, options.scale, options.run).spec
         if options.spec
-        else paper.find_run(options.run, options.scale)
+        else find_run(options.run, options.scale, options.results / options.scale)
     )
     results, recompute = options.results / options.scale, recomputes(options.recompute)
     folder, processes = RunFolder(results / "runs", spec), spec.recipe.processes if spec.recipe else 1
@@ -149,7 +150,12 @@ def show(options: argparse.Namespace) -> str:
     if options.spec:
         found = resolution.of_file(options.spec, options.scale, options.run)
     else:
-        found = resolution.resolve(options.run, options.scale, runs / options.run / "spec.json")
+        stored = runs / options.run / "spec.json"
+        try:
+            found = resolution.resolve(options.run, options.scale, stored)
+        except UserError:
+            expect_version(stored.parent)
+            raise
     if options.json:
         return json.dumps(json.loads(found.spec.canonical()), indent=1) + "\n"
     return overview.details(found, RunFolder(runs, found.spec), options.why)

@@ -115,7 +115,11 @@ class ResizedCrop(Part):
 
 
 class Augment(Part):
-    """Training-time augmentation, applied in the order of the fields; validation never uses it."""
+    """Training-time augmentation, applied in the order of the fields; validation never uses it.
+
+    Boxes are erased before the recipe mixes images, as in DeiT, or with `erasing_mixed` in the mixed images, as the
+    batches of timm's prefetcher are (D-178).
+    """
 
     crop_padding: int = Field(default=0, ge=0, description="random crop after zero padding by so many pixels")
     resized_crop: ResizedCrop | None = Field(default=None, description="random crop of random size and shape")
@@ -124,3 +128,4 @@ class Augment(Part):
     neuromorphic: bool = Field(default=False, description="one of shear, translation, rotation, cutout, for events")
     erasing: float = Field(default=0.0, ge=0, le=1, description="probability of erasing a random box")
     erasing_mode: Literal["const", "pixel"] = Field(default="const", description="fill: the mean colour, or noise")
+    erasing_mixed: bool = Field(default=False, description="erase boxes of the mixed images")

@@ -12,7 +12,7 @@ from bkdsnn.config.catalogue import CONFIG
 from bkdsnn.config.datasets import Dataset
 from bkdsnn.config.declarations import MethodEntry, Scale, Table
 from bkdsnn.config.figure_plans import Figure
-from bkdsnn.config.networks import Architecture, Neuron, Quantised
+from bkdsnn.config.networks import Neuron, Quantised
 from bkdsnn.config.notation import Notation
 from bkdsnn.config.paper import FAMILIES
 from bkdsnn.config.recipes import Recipe
@@ -71,6 +71,10 @@ def _networks() -> Schema:
         merged["$defs"] |= schema.get("$defs", {})
     by_name = {"type": "string", "description": "an entry of neurons.yaml or quantised.yaml"}
     families = {"enum": [*FAMILIES], "type": "string", "description": "kind of network; decides about the other keys"}
-    form = {"type": "string", "description": Architecture.model_fields["form"].description}
-    merged["properties"] |= {"neuron": by_name, "quantised": by_name, "family": families, "form": form}
+    by_data = {"type": "object", "description": "by dataset of the paper: fields that are others there"}
+    merged["properties"] |= {"neuron": by_name, "quantised": by_name, "family": families, "datasets": by_data}
+    for field, schema in merged["properties"].items():  # a field that is constant in one family may vary here
+        varies = "const" in schema or field == "form"
+        kept = {"type": "string", "description": schema["description"]} if varies else schema
+        merged["properties"][field] = kept
     return merged

@@ -120,6 +120,9 @@ class ResNet(Architecture):
     )
     hidden: int | None = Field(default=None, gt=0, description="width of a fully connected layer before the last")
     norm: Literal["bn", "tdbn"] = Field(default="bn", description="batch norm, or the threshold-dependent one")
+    still_norm: bool = Field(
+        default=False, description="the stem's running variance is that of images repeated T times"
+    )
     neuron: Neuron | None = Field(default=None, description="spiking neuron, in the forms spiking and sew")
     quantised: Quantised | None = Field(default=None, description="activation, in the forms qcfs and qcfs-snn")
 

@@ -44,7 +44,9 @@ from bkdsnn.core.errors import UserError, faults, suggest, unknown
 
 FAMILIES = {family.model_fields["family"].default: family for family in get_args(get_args(Network)[0])}
 LOSSES = {loss.model_fields["method"].default: loss for loss in get_args(get_args(TaskLoss)[0])}
-CHOICES = Layer("(default)", {"loss": CrossEntropy(), "teacher": None, "source": None, "recipe": None})
+CHOICES = Layer(
+    "(default)", {"loss": CrossEntropy(), "teacher": None, "source": None, "recipe": None, "role": "student"}
+)
 METHODS_OWN = ("loss", "teacher", "source", "timesteps")  # keys of a method that are also choices of a run
 
 
@@ -181,6 +183,11 @@ class Expansion:
 
     def _expect_network(self, fields: Mapping[str, Any], where: str) -> None:
         """Refuse fields of a network that no family takes together; those that a method adds may be missing."""
+        fields = {**fields}
+        by_data = fields.pop("datasets", {})
+        all_known("dataset", by_data, self.datasets, f"'datasets' of {where}")
+        for dataset, others in by_data.items():
+            self._expect_network({**fields, **others}, f"{where}, datasets '{dataset}'")
         for kind, named in (("neuron", self.neurons), ("quantised", self.quantised)):
             all_known(kind, filter(None, [fields.get(kind)]), named, where)
         plain = {key: value for key, value in fields.items() if key not in ("neuron", "quantised")}
@@ -232,8 +239,8 @@ class Expansion:
         baseline = row.delta_against[index] if row.delta_against else None
         return Cell(row, column, tuple(runs.values()), row.paper[index] if row.paper else None, baseline)
 
-    def run(self, method: str, at: At, seed: int, above: tuple[str, ...] = ()) -> RunSpec:
-        """Return the run spec of `method` in the row and column of `at`."""
+    def run(self, method: str, at: At, seed: int, above: tuple[str, ...] = (), teaches: bool = False) -> RunSpec:
+        """Return the run spec of `method` in the row and column of `at`; `teaches` for a teacher and its sources."""
         if method in above:
             raise UserError(
                 f"{at}: method '{method}' builds on itself ({' > '.join([*above, method])}); expected a 'teacher' "
@@ -242,14 +249,18 @@ class Expansion:
         below = (*above, method)
         parts = self.parts(method, at)
         chosen = merged(parts["run"])
+        teaches = teaches or chosen["role"] == "teacher"
         spec = {
             "dataset": self.datasets[chosen["dataset"]],
             "network": self._network(parts["network"]),
             "loss": chosen["loss"],
             "distill": {term: merged(layers) for term, layers in parts.items() if term in self.terms},
-            "teacher": self.run(chosen["teacher"], at, seed, below) if chosen["teacher"] else None,
-            "source": self.run(source, at, seed, below) if isinstance(source := chosen["source"], str) else source,
+            "teacher": self.run(chosen["teacher"], at, seed, below, True) if chosen["teacher"] else None,
+            "source": self.run(source, at, seed, below, teaches)
+            if isinstance(source := chosen["source"], str)
+            else source,
             "recipe": self._recipe(chosen["recipe"], parts["recipe"]),
+            "role": "teacher" if teaches and chosen["recipe"] else "student",
             "seed": chosen.get("seed", seed),
         }
         return parse(RunSpec, spec, str(at))
@@ -267,7 +278,7 @@ class Expansion:
         return {
             "run": choices,
             "dataset": [dataset],
-            "network": self._network_layers(chosen, choices, chain),
+            "network": self._network_layers(chosen, choices, chain, at.column.dataset),
             "recipe": self._recipe_layers(chosen["recipe"]),
             **self._terms(method, chain, at),
         }
@@ -296,6 +307,8 @@ class Expansion:
             layers.append(Layer(place, {"teacher": known("method", taught_by, self.methods, place)}))
         if role:
             layers.append(Layer(at.column_place("recipes"), {"recipe": self._recipe_name(role, at)}))
+        if teachers:
+            layers.append(Layer(stated["recipe"], {"role": "teacher"}))  # D-177
         if teachers and (published := self._published(column)) and not method.get("source"):
             evaluated = {} if column.fine_tune else {"recipe": None, "seed": 0}  # D-143
             layers.append(Layer(at.column_place("pretrained"), {"source": published, **evaluated}))
@@ -319,12 +332,17 @@ class Expansion:
         inherited = self._chain(base, at, stating, (*above, name)) if base else []
         return [*inherited, Layer(place, stated(method))]
 
-    def _network_layers(self, chosen: Mapping[str, Any], choices: list[Layer], chain: list[Layer]) -> list[Layer]:
+    def _network_layers(
+        self, chosen: Mapping[str, Any], choices: list[Layer], chain: list[Layer], dataset: str
+    ) -> list[Layer]:
         places = origins(choices)
         name = known("network", chosen["network"], self.networks, places["network"])
+        given = {**self.networks[name]}
+        where, by_data = self.places["network", name], given.pop("datasets", {})
         layers = [
             Layer(places["network"], {"name": name}),
-            Layer(self.places["network", name], self.networks[name]),
+            Layer(where, given),
+            Layer(f"{where}, datasets '{dataset}'", by_data.get(dataset, {})),
             *self._overrides("networks", name),
             *within(chain, "network"),
         ]

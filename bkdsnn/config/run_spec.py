@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, ModelWrapValidatorHandler, computed_field, field_validator, model_validator
 
@@ -15,6 +15,13 @@ from bkdsnn.config.identity import Part
 from bkdsnn.config.losses import BKD, CrossEntropy, TaskLoss, Term
 from bkdsnn.config.networks import Network
 from bkdsnn.config.recipes import Recipe
+from bkdsnn.core import streams
+
+# What each version of a run does otherwise than the one before; told where results of an older version are refused.
+CHANGES = {
+    2: "a run that teaches draws from random streams of its own; cutouts of event clips are squares, and translations "
+    "whole pixels in 31 steps",
+}
 
 
 class Pretrained(Part):
@@ -41,6 +48,8 @@ class RunSpec(Part):
     that all runs share: random streams and evaluation.
     """
 
+    version: ClassVar[int] = max(CHANGES)
+
     dataset: Dataset = Field(description="the images or recordings of training and test")
     network: Network = Field(description="the network that is trained or evaluated")
     loss: TaskLoss = Field(default=CrossEntropy(), description="loss between logits and labels")
@@ -50,6 +59,9 @@ class RunSpec(Part):
         default=None, description="initial weights: those of another run, or published ones; none: random"
     )
     recipe: Recipe | None = Field(description="how the network is trained; null: only evaluated")
+    role: Literal["student", "teacher"] = Field(
+        default="student", description="whose random streams it draws from; a run that teaches is a teacher (D-177)"
+    )
     seed: int = Field(ge=0, description="seed of all random streams")
 
     @field_validator("distill", mode="before")
@@ -64,6 +76,8 @@ class RunSpec(Part):
     def _of_these_versions(cls, value: Any, validate: ModelWrapValidatorHandler[RunSpec]) -> RunSpec:
         """Refuse a description that was written for other versions of its parts."""
         stated = value.get("versions") if isinstance(value, Mapping) else None
+        if isinstance(stated, Mapping) and (found := stated.get("RunSpec.version", 1)) != cls.version:
+            raise ValueError(f"'versions' of the run's parts are {stated}: {_outdated(found, cls.version)}")
         spec = validate({key: value[key] for key in value if key != "versions"} if stated is not None else value)
         if stated is not None and stated != spec.versions:
             raise ValueError(f"'versions' of the run's parts are {stated}, but in this code {spec.versions}")
@@ -90,9 +104,18 @@ class RunSpec(Part):
     def _check_teacher(self, teacher: RunSpec) -> None:
         if teacher.dataset != self.dataset:
             raise ValueError(f"the teacher's dataset is '{teacher.dataset.name}', expected '{self.dataset.name}'")
+        if any(run.recipe and run.role == "student" for run in teacher.lineage()):
+            raise ValueError("'role' of a run that teaches, or that a teacher builds on, must be 'teacher'")
         vector = any(isinstance(term, BKD) and term.target == "vector" for term in self.distill)
         if vector and teacher.network.flattens:
             raise ValueError(f"'bkd' with 'target: vector' needs a pooled vector; '{teacher.network.name}' has none")
+
+    @property
+    def root(self) -> int:
+        """The number that all random streams of this run are derived from, in the place of its seed."""
+        if self.role == "student":
+            return self.seed
+        return streams.key(self.seed, "teacher", *([self.teacher.root] if self.teacher else []))
 
     @property
     def _distilled_head(self) -> bool:
@@ -148,10 +171,8 @@ class RunSpec(Part):
 
     @property
     def kind(self) -> Literal["teacher", "student", "evaluation"]:
-        """`teacher` for a trained ANN, `student` for any other trained network, `evaluation` if nothing is trained."""
-        if self.recipe is None:
-            return "evaluation"
-        return "teacher" if self.network.form == "ann" else "student"
+        """The role of a run that is trained; `evaluation` if nothing is."""
+        return self.role if self.recipe else "evaluation"
 
     def parents(self) -> list[RunSpec]:
         """Runs that must be finished before this one."""
@@ -166,6 +187,14 @@ class RunSpec(Part):
         related = {"teacher": self.teacher, "source": self.source}
         moved = {role: run.on(dataset) for role, run in related.items() if isinstance(run, RunSpec)}
         return self.model_copy(update={"dataset": dataset, **moved})
+
+
+def _outdated(found: Any, expected: int) -> str:
+    """Say that a run is of another version, and for an older one what has changed since."""
+    since = "; ".join(
+        f"version {one}: {said}" for one, said in CHANGES.items() if isinstance(found, int) and one > found
+    )
+    return f"it is of version {found}, expected {expected}{f' ({since})' if since else ''}"
 
 
 RUN_NAME = re.compile(r"^(?P<prefix>[a-z0-9-]+)-s(?P<seed>\d+)-(?P<digest>[0-9a-f]{10})$")

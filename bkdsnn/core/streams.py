@@ -1,7 +1,8 @@
-"""Random streams: one per purpose, each a pure function of (seed, purpose, counters).
+"""Random streams: one per purpose, each a pure function of (seed, role, purpose, counters).
 
-No generator state is ever stored: the numbers of epoch 7, step 3 are the same whether the run was resumed
-or not, and two methods at the same seed see the same images in the same order.
+The role enters in the place of the seed: a run that teaches has there a key of the stream `teacher` (`RunSpec.root`).
+No generator state is ever stored: the numbers of epoch 7, step 3 are the same whether the run was resumed or not, and
+two students at the same seed see the same images in the same order.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     import torch
 
-Purpose = Literal["init", "order", "augmentation", "randaugment", "erasing", "mixing", "blur", "data"]
+Purpose = Literal["init", "order", "augmentation", "randaugment", "erasing", "mixing", "blur", "data", "teacher"]
 
 
 def key(seed: int, purpose: Purpose, *counters: int) -> int:

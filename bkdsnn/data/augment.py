@@ -50,9 +50,9 @@ class Erasing:
     (`const`), or with standard normal noise (`pixel`). Noise is slower on a GPU, which must wait for each box's copy.
     """
 
-    def __init__(self, augment: Augment, seed: int, device: torch.device) -> None:
+    def __init__(self, augment: Augment, seed: int, device: torch.device, mixed: bool = False) -> None:
         self._seed = seed
-        self._erase = _eraser(augment, device) if augment.erasing else None
+        self._erase = _eraser(augment, device) if augment.erasing and augment.erasing_mixed == mixed else None
 
     def __call__(self, images: Tensor, epoch: int, step: int) -> Tensor:
         """Return the normalised images (B, C, H, W), erased in place; a pure function of (seed, epoch, step)."""

@@ -15,6 +15,9 @@ from bkdsnn.models.outputs import Outputs
 class BKDLoss(Method):
     """w_BKD |G(f_adp(F) * B) - F_tea|^2, with F the time average (Eq. 3) of the feature before the last layer.
 
+    Mask, restoration block and the constants 7e-5 and 0.15 are those of MGD (Masked Generative Distillation, Yang et
+    al., ECCV 2022), whose class the authors' code names and whom the paper does not cite (D-182).
+
     Target `map`, our choice for all networks, compares feature maps (D-003). `vector` instead compares the mean of
     G(...) over spatial positions with the teacher's `pooled` vector, which has the same width (D-016); the teacher then
     need not return features.

@@ -27,6 +27,7 @@ from bkdsnn.core.errors import UserError
 from bkdsnn.models.folded import Folded
 from bkdsnn.models.neurons import Spiking
 from bkdsnn.models.quantised import ClipFloor, SpikingClipFloor
+from bkdsnn.models.transformer import StillNorm
 
 
 class ResNet(Folded):
@@ -44,7 +45,7 @@ class ResNet(Folded):
         self.taps = tuple(f"stage{index}" for index in range(1, len(network.blocks) + 1))
         kernel, stride = (7, 2) if network.stem == "imagenet" else (3, 1)
         self.conv1 = _conv(3, network.stem_width, kernel, stride)
-        self.bn1 = _norm(network, network.stem_width)
+        self.bn1 = _norm(network, network.stem_width, still=network.still_norm)
         self.act1 = _activation(network, static=True)
         self.pool = _pool(network)
         channels = network.stem_width
@@ -216,9 +217,12 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1) -> nn.Conv2d:
 
 
 def _norm(
-    network: config.ResNet, channels: int, place: Literal["inner", "branch", "shortcut"] = "inner"
+    network: config.ResNet,
+    channels: int,
+    place: Literal["inner", "branch", "shortcut"] = "inner",
+    still: bool = False,
 ) -> nn.BatchNorm2d:
-    norm = nn.BatchNorm2d(channels)
+    norm = StillNorm(channels, network.timesteps) if still else nn.BatchNorm2d(channels)
     nn.init.constant_(norm.weight, _gain(network, place))
     return norm
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bkdsnn.config import RunSpec
+from bkdsnn.config import RunSpec, paper
 from bkdsnn.core import files
 from bkdsnn.core.errors import UserError, explain
 from bkdsnn.runs.schema import AGAIN
@@ -64,6 +64,24 @@ def expect_spec(folder: Path, spec: RunSpec) -> None:
             raise UserError(
                 f"{path}: belongs to spec {str(found)[:10]}, expected {spec.digest[:10]}: this is another run; {AGAIN}"
             )
+
+
+def expect_version(folder: Path) -> None:
+    """Raise `UserError` if `spec.json` in a run's folder, where it exists, is not of this version of the code.
+
+    The message says what has changed since.
+    """
+    if (path := folder / "spec.json").is_file():
+        _digest(path)
+
+
+def find_run(name: str, scale: str, results: Path) -> RunSpec:
+    """Return the spec of a run of the tables; one in `results` that older code made is refused by `expect_version`."""
+    try:
+        return paper.find_run(name, scale)
+    except UserError:
+        expect_version(results / "runs" / name)
+        raise
 
 
 def data_records(spec: RunSpec) -> list[str]:

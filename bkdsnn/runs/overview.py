@@ -103,6 +103,7 @@ def _values(found: Resolved) -> Iterator[tuple[str, str]]:
     yield f"recipe: {name if isinstance(name, str) else ''}".rstrip(), places.get("recipe", "(default)")
     if spec.recipe:
         yield from _fields(spec.recipe.model_dump(mode="json"), origins(found.parts["recipe"]))
+    yield f"role: {spec.role}", places.get("role", "(default)")
     yield f"seed: {spec.seed}", places.get("seed", "the seed that was asked for")
 
 

@@ -104,7 +104,7 @@ def open_loader(spec: RunSpec, results: Path, device: torch.device, group: Group
         view=spec.network.view,
         timesteps=spec.network.timesteps,
         teacher_timesteps=spec.teacher.network.timesteps if spec.teacher else None,
-        seed=spec.seed,
+        seed=spec.root,
         device=device,
         group=group,
     )

@@ -20,7 +20,7 @@ from bkdsnn.core.errors import Interrupted, UserError
 from bkdsnn.core.progress import log
 from bkdsnn.models.finished import finished_network
 from bkdsnn.runs import schema
-from bkdsnn.runs.artefacts import ARTEFACTS, SEALED, data_records, expect_sealed
+from bkdsnn.runs.artefacts import ARTEFACTS, SEALED, data_records, expect_sealed, expect_version
 from bkdsnn.runs.records import expect_here, read_run
 from bkdsnn.runs.run_folder import RunFolder
 from bkdsnn.runs.schema import Import, Provenance, Top1
@@ -99,6 +99,7 @@ class _Import:
 
     def _import(self, name: str) -> None:
         if name not in self.specs:
+            expect_version(self.found[name])
             raise UserError(f"no table names this run at scale '{self.scale}'{self.elsewhere.get(name) or SPEC}")
         spec = self.specs[name]
         target = RunFolder(self.results / "runs", spec)

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from bkdsnn import models
 from bkdsnn.config import Recipe, RunSpec
 from bkdsnn.core import streams
+from bkdsnn.data.augment import Erasing
 from bkdsnn.data.loader import Batch
 from bkdsnn.data.mixing import Mixing
 from bkdsnn.distill import Criterion
@@ -39,10 +40,11 @@ class Step:
         teacher: Network | None,
         group: Group = ALONE,
     ) -> None:
-        self.student, self.criterion, self.group, self.seed = student, criterion, group, spec.seed
+        self.student, self.criterion, self.group, self.seed = student, criterion, group, spec.root
         self.teacher = teacher.requires_grad_(False).eval() if teacher else None
         device = next(student.parameters()).device
-        self.mixing = Mixing(recipe, spec.dataset.classes, spec.seed)
+        self.mixing = Mixing(recipe, spec.dataset.classes, spec.root)
+        self.erasing = Erasing(recipe.augment, spec.root, device, mixed=True)
         self.half = torch.autocast(device.type, DTYPES[recipe.precision], enabled=device.type == "cuda")
         criterion.share(group)
         if recipe.sync_batch_norm:
@@ -62,10 +64,12 @@ class Step:
     def __call__(self, batch: Batch, at: Position) -> dict[str, Tensor]:
         """Train on the global batch of step `at.step` of epoch `at.epoch`; return the losses of this process's rows.
 
-        If the recipe mixes images (mixup, cutmix), `batch.images` is overwritten. Of `at` only `at.gradients` changes:
-        in a run with the term `bkd` the first step of each epoch measures it (see `Correction`).
+        If the recipe mixes images (mixup, cutmix) or erases mixed ones, `batch.images` is overwritten. Of `at` only
+        `at.gradients` changes: a run with the term `bkd` measures it in each epoch's first step (see `Correction`).
         """
-        rows = Batch(*map(self.group.rows, self.mixing(batch, at.epoch, at.step)))
+        mixed = self.mixing(batch, at.epoch, at.step)
+        self.erasing(mixed.images, at.epoch, at.step)  # `mixed.shown` is the same tensor: clips are never erased
+        rows = Batch(*map(self.group.rows, mixed))
         with self.correction.watching(at):
             losses = self.losses(rows, at)
         self.correction.measure(at, losses, self.scaler)
@@ -109,16 +113,16 @@ def teacher_outputs(teacher: Network | None, teacher_input: Tensor, taps: tuple[
 def build(
     spec: RunSpec, teacher: Network | None, device: torch.device, recompute: bool = False
 ) -> tuple[Network, Criterion]:
-    """Build the student and its criterion; for the same seed every method starts from the same student weights.
+    """Build the student and its criterion; for the same seed and role every run starts from the same weights.
 
     `recompute` trades time for memory in the student's backward pass, see `models.recomputation`.
     """
     size = spec.dataset.image_size
     teacher_shapes = models.feature_shapes(teacher, size) if teacher else None
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(streams.key(spec.seed, "init", 0))
+        torch.manual_seed(streams.key(spec.root, "init", 0))
         student = models.build(spec.network, spec.dataset)
-        torch.manual_seed(streams.key(spec.seed, "init", 1))
+        torch.manual_seed(streams.key(spec.root, "init", 1))
         criterion = Criterion(spec, models.feature_shapes(student, size), teacher_shapes)
     if recompute:
         recomputation.recompute(student)

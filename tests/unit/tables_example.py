@@ -122,6 +122,7 @@ def spec(row: Row, column: Column, seed: int, scale: Scale = DEMO) -> RunSpec:
         teacher=spec(TEACHER, column, seed, scale) if distilled else None,
         # Only a different recipe keeps the runs of QCFS and SEW-R apart here.
         recipe=RECIPE.model_copy(update={"epochs": 13}) if row.method == "qcfs" else RECIPE,
+        role="teacher" if row == TEACHER else "student",
         seed=seed,
     )
 

@@ -7,6 +7,7 @@ names of all runs in `tests/golden/run-names/`; read the difference before it is
 import difflib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -34,6 +35,7 @@ from bkdsnn.config import (
 )
 from bkdsnn.config.catalogue import scale_names
 from bkdsnn.config.paper import all_runs
+from bkdsnn.config.run_spec import CHANGES
 from bkdsnn.core.errors import UserError
 from bkdsnn.runs.artefacts import expect_spec
 
@@ -187,7 +189,7 @@ def test_a_raised_version_renames_the_runs_that_use_that_part_and_no_other(runs,
 
 @pytest.mark.parametrize("part", [RunSpec, Recipe, Dataset, View])
 def test_a_raised_version_of_what_all_runs_use_renames_them_all(runs, monkeypatch, part):
-    monkeypatch.setattr(part, "version", 2)
+    monkeypatch.setattr(part, "version", part.version + 1)
     assert renamed(runs) == set(runs)
 
 
@@ -209,17 +211,33 @@ def test_versions_of_parts_that_a_run_does_not_use_are_not_told(runs, monkeypatc
     monkeypatch.setattr(LaSNN, "version", 3)
     monkeypatch.setattr(Augment, "version", 2)
     lasnn = next(run for run in runs.values() if any(isinstance(term, LaSNN) for term in run.distill))
-    assert lasnn.versions == {"Augment.version": 2, "LaSNN.version": 3}
-    assert lasnn.teacher.versions == {"Augment.version": 2}
+    common = {"Augment.version": 2, "RunSpec.version": RunSpec.version}
+    assert lasnn.versions == {**common, "LaSNN.version": 3}
+    assert lasnn.teacher.versions == common
 
 
 def test_a_description_of_another_version_is_refused(runs, monkeypatch):
     lasnn = next(run for run in runs.values() if any(isinstance(term, LaSNN) for term in run.distill))
     before = lasnn.canonical()
     monkeypatch.setattr(LaSNN, "version", 2)
-    with pytest.raises(ValidationError, match=r"'versions' of the run's parts are {}, but in this code {'LaSNN"):
+    with pytest.raises(
+        ValidationError, match=r"'versions' of the run's parts are {'RunSpec.version': \d}, but in this code {'LaSNN"
+    ):
         RunSpec.model_validate_json(before)
     assert RunSpec.model_validate_json(lasnn.canonical()).digest == lasnn.digest
+
+
+def test_a_description_of_an_older_version_of_all_runs_is_refused_with_what_has_changed_since(runs):
+    earlier = json.loads(next(iter(runs.values())).canonical()) | {"versions": {}}
+    told = (
+        f"of version 1, expected {RunSpec.version} (version 2: a run that teaches draws from random streams of its own"
+    )
+    with pytest.raises(ValidationError, match=re.escape(told)):
+        RunSpec.model_validate(earlier)
+
+
+def test_every_version_above_the_first_says_in_words_what_has_changed():
+    assert list(CHANGES) == list(range(2, RunSpec.version + 1)) and all(CHANGES.values())
 
 
 def test_a_run_that_was_named_by_all_its_fields_is_refused_with_one_message(runs, tmp_path):

@@ -38,7 +38,7 @@ def keys(schema: Any, place: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
 def models(base: type[Strict] = Strict) -> Iterator[type[Strict]]:
     """Every model of `config/` and of a run's description."""
     for model in base.__subclasses__():
-        if model.__module__.startswith("bkdsnn."):
+        if model.__module__.startswith("bkdsnn.config"):
             yield model
             yield from models(model)
 

@@ -32,9 +32,9 @@ SEW = {
 }
 ANN = {**SEW, "form": "ann", "neuron": None, "timesteps": 1}
 RECIPE = {"epochs": 1, "batch_size": 10, "optimizer": "sgd", "lr": 0.1}
-TEACHER = {"dataset": DATASET, "network": ANN, "recipe": RECIPE, "seed": 0}
+TEACHER = {"dataset": DATASET, "network": ANN, "recipe": RECIPE, "role": "teacher", "seed": 0}
 TERMS = {"ld": {"tau": 2.0}, "bkd": {"weight": 7e-4}}
-STUDENT = {**TEACHER, "network": SEW, "distill": TERMS, "teacher": TEACHER}
+STUDENT = {**TEACHER, "network": SEW, "distill": TERMS, "teacher": TEACHER, "role": "student"}
 SFORMER = {
     "family": "spikingformer",
     "name": "sformer-4-384",
@@ -242,7 +242,7 @@ def test_the_second_head_is_distilled():
     ],
 )
 def test_fine_tuning_begins_with_the_same_network_at_any_number_of_time_steps(network, source):
-    run = plain(network=network, source={**TEACHER, "network": source})
+    run = plain(network=network, source={**TEACHER, "network": source}, role="student")
     assert run.parents() == [run.source] and run.kind == "student"
 
 

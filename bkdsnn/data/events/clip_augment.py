@@ -13,14 +13,14 @@ from bkdsnn.config import Augment
 from bkdsnn.core.streams import generator
 from bkdsnn.machine.devices import sent
 
-# `neuromorphic` applies one of these to a recording, all with equal probability. The ranges are those of the published
-# code for CIFAR10-DVS, which draws from 31 discrete steps of each range (D-106).
+# `neuromorphic` applies one of these to a recording, all with equal probability. Ranges and steps are those of the
+# published code for CIFAR10-DVS, and so is that translations are cut to whole pixels and cutouts are squares (D-106).
 KINDS = ("identity", "shear-x", "translate-x", "translate-y", "rotate", "cutout")
 SHEAR = 0.3  # shift of a row over its distance from the middle
 SHIFT = 5 / 128  # translation over the side
 ANGLE = math.radians(30)  # of a rotation
-AREA = (0.001, 0.11)  # of a box over that of the frame
-RATIO = (0.3, 3.3)  # of a box, height over width
+STEPS = 15  # of a strength between 0 and 1
+AREA = (0.001, 0.11)  # of a square over that of the frame
 
 
 class Changes(NamedTuple):
@@ -58,14 +58,13 @@ class ClipAugment:
 def drawn(batch: int, side: int, augment: Augment, draws: torch.Generator) -> Changes:
     """Draw the changes of a batch of recordings with frames of `side` pixels, uniformly in every range.
 
-    Only aspect ratios of boxes are log-uniform. Without `neuromorphic` every change is of kind `identity`.
+    Without `neuromorphic` every change is of kind `identity`.
     """
     mirrored = (torch.rand(batch, generator=draws) < 0.5) & augment.flip
     kind = torch.randint(len(KINDS), (batch,), generator=draws) * augment.neuromorphic
-    strength = torch.empty(batch).uniform_(-1, 1, generator=draws)
+    strength = torch.randint(-STEPS, STEPS + 1, (batch,), generator=draws) / STEPS
     area = side**2 * torch.empty(batch).uniform_(*AREA, generator=draws)
-    ratio = torch.empty(batch).uniform_(*map(math.log, RATIO), generator=draws).exp()
-    size = torch.stack([(area * ratio).sqrt(), (area / ratio).sqrt()], 1).round()  # always less than the side
+    size = area.sqrt().round()[:, None].expand(-1, 2)  # always less than the side
     corner = (torch.rand(batch, 2, generator=draws) * (side - size + 1)).floor()
     return Changes(mirrored, kind, strength, torch.cat([corner, size], 1).long())
 
@@ -91,11 +90,10 @@ def inverse(changes: Changes, side: int) -> Tensor:
 
     Positions are in pixels from the centre of the frame, y downwards; positive angles turn counter-clockwise.
     """
-    largest = {"shear-x": SHEAR, "translate-x": SHIFT * side, "translate-y": SHIFT * side, "rotate": ANGLE}
-    amount = {
-        name: torch.where(changes.kind == KINDS.index(name), changes.strength.double() * most, 0.0)
-        for name, most in largest.items()
-    }
+    shift = (changes.strength * (SHIFT * side)).trunc()
+    amounts = {"shear-x": changes.strength.double() * SHEAR, "translate-x": shift, "translate-y": shift}
+    amounts["rotate"] = changes.strength.double() * ANGLE
+    amount = {name: torch.where(changes.kind == KINDS.index(name), one.double(), 0.0) for name, one in amounts.items()}
     cosine, sine = amount["rotate"].cos(), amount["rotate"].sin()
     rows = (cosine, amount["shear-x"] - sine, -amount["translate-x"], sine, cosine, -amount["translate-y"])
     return torch.stack(rows, 1).view(-1, 2, 3)
