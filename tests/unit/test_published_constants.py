@@ -123,6 +123,7 @@ TORCHVISION = "torchvision, models/resnet.py (He et al., CVPR 2016, table 1), as
 IMAGENET_STEM = {"stem": "imagenet", "stem_width": 64, "widths": [64, 128, 256, 512]}
 CIFAR_POOLS, ALL_POOLS = {"pools": [3, 4]}, {"pools": [1, 2, 3, 4]}
 WHOLE = {"view.crop": 1.0, "view.interpolation": "bicubic"}  # crop_pct and interpolation of the files
+EIGHT = "zhouchenlin2096/Spikingformer, cifar100/cifar100.yml, num_heads: 8"
 MIXED = f"{SFORMER}/imagenet/config/mixed"
 METAS = f"{META}/models.py: embed_dim of metaspikformer_8_*; util/datasets.py: 256, bicubic, centre 224"
 VIT = {
@@ -170,14 +171,14 @@ NETWORKS = [
     Pin(
         "networks.yaml",
         "sformer-2-384",
-        f"{SFORMER}/cifar10/config/mixed/vit-st-300-mixed.yml and model.py",
-        {"dim": 384, "depth": 2, "heads": 12, **CIFAR_POOLS},
+        f"{SFORMER}/cifar10/config/mixed/vit-st-300-mixed.yml and model.py; {EIGHT}",
+        {"dim": 384, "depth": 2, "heads": 12, **CIFAR_POOLS, "datasets.cifar100.heads": 8},
     ),
     Pin(
         "networks.yaml",
         "sformer-4-384",
-        f"{SFORMER}/cifar10/cifar10.yml: dim, depths, num_heads; model.py",
-        {"dim": 384, "depth": 4, "heads": 12, **CIFAR_POOLS},
+        f"{SFORMER}/cifar10/cifar10.yml: dim, depths, num_heads; model.py; {EIGHT}",
+        {"dim": 384, "depth": 4, "heads": 12, **CIFAR_POOLS, "datasets.cifar100.heads": 8},
     ),
     Pin(
         "networks.yaml",
@@ -222,8 +223,10 @@ SGD = {"optimizer": "sgd", "momentum": 0.9}
 ADAMW = {"optimizer": "adamw", "decay_vectors": False}  # timm's create_optimizer decays no 1-D parameter
 CROPPED = {"augment.crop_padding": 4, "augment.flip": True}
 RESIZED = {"augment.resized_crop": {}, "augment.flip": True}
+# Mixed images are erased: timm 0.6.12, data/loader.py, whose prefetcher erases after FastCollateMixup has mixed.
 RAND_CIFAR, RAND_IMAGENET = "rand-m9-n1-mstd0.4-inc1", "rand-m9-mstd0.5-inc1"
 
+QCFS_CIFAR = {**SGD, "epochs": 300, "batch_size": 300, "weight_decay": 5e-4, "precision": "fp32", **CROPPED}
 SFORMER_CIFAR = {
     **ADAMW,
     "cooldown_epochs": 10,
@@ -240,6 +243,7 @@ SFORMER_CIFAR = {
     "augment.randaugment": RAND_CIFAR,
     "augment.erasing": 0.25,
     "augment.erasing_mode": "const",
+    "augment.erasing_mixed": True,
 }
 SFORMER_IMAGENET = {
     **ADAMW,
@@ -260,6 +264,7 @@ SFORMER_IMAGENET = {
     "augment.randaugment": RAND_IMAGENET,
     "augment.erasing": 0.25,
     "augment.erasing_mode": "const",
+    "augment.erasing_mixed": True,
 }
 SFORMER_EVENTS = {
     **ADAMW,
@@ -344,13 +349,20 @@ RECIPES = [
         "qcfs-cifar",
         f"{QCFS}, commit d3c5698, main_train.py: '--batch_size' 300, '--epochs' 300, '--lr' 0.1, '--weight_decay' "
         "5e-4, momentum=0.9, no autocast; Preprocess/getdataloader.py: RandomCrop(32, padding=4)",
-        {**SGD, "epochs": 300, "batch_size": 300, "lr": 0.1, "weight_decay": 5e-4, "precision": "fp32", **CROPPED},
+        {**QCFS_CIFAR, "lr": 0.1},
+    ),
+    Pin(
+        "recipes/qcfs.yaml",
+        "qcfs-cifar100",
+        f"{QCFS}, commit d3c5698, main_train.py:26: 0.05 for CIFAR-100; the rest as qcfs-cifar",
+        {**QCFS_CIFAR, "lr": 0.05},
     ),
     Pin(
         "recipes/qcfs.yaml",
         "qcfs-imagenet",
-        "putshua/SNN_conversion_QCFS, 120 epochs; Bu et al., ICLR 2022, appendix: 0.1, 0.9, 1e-4; precision is ours",
-        {**SGD, "epochs": 120, "batch_size": 256, "lr": 0.1, "weight_decay": 1e-4, "precision": "fp16", **RESIZED},
+        "putshua/SNN_conversion_QCFS, ImageNet: 120 epochs, no autocast; Bu et al., ICLR 2022, appendix: 0.1, 0.9, "
+        "1e-4",
+        {**SGD, "epochs": 120, "batch_size": 256, "lr": 0.1, "weight_decay": 1e-4, "precision": "fp32", **RESIZED},
     ),
     Pin(
         "recipes/sew.yaml",
@@ -399,14 +411,14 @@ RECIPES = [
         "recipes/tet.yaml",
         "tet-cifar",
         f"Deng et al., ICLR 2022: 300 epochs; {TET}, main_training_parallel.py: Adam, '--lr' 0.001, '--batch_size' "
-        "128, eta_min=0; data_loaders.py: RandomCrop(32, padding=4); precision is ours",
+        "128, eta_min=0; data_loaders.py: RandomCrop(32, padding=4); no autocast",
         {
             "optimizer": "adam",
             "epochs": 300,
             "batch_size": 128,
             "lr": 1e-3,
             "weight_decay": 0.0,
-            "precision": "fp16",
+            "precision": "fp32",
             **CROPPED,
         },
     ),
@@ -468,8 +480,14 @@ METHODS = [
     Pin(
         "methods.yaml",
         "tet",
-        f"{TET}, models/resnet_models.py: sum before the neuron",
-        {"network.form": "spiking", "network.neuron": "tet-lif", "loss.method": "tet", "recipe": "student"},
+        f"{TET}, models/resnet_models.py: sum before the neuron; images are repeated before the stem",
+        {
+            "network.form": "spiking",
+            "network.neuron": "tet-lif",
+            "network.still_norm": True,
+            "loss.method": "tet",
+            "recipe": "student",
+        },
     ),
     Pin(
         "methods.yaml",
