@@ -1,5 +1,12 @@
 """`python -m bkdsnn`."""
 
-from bkdsnn.cli import main
+import sys
 
-raise SystemExit(main())
+from bkdsnn.machine import fork_server
+
+code = fork_server.served(sys.argv[1:])
+if code is None:
+    from bkdsnn.cli import main
+
+    code = main()
+raise SystemExit(code)

@@ -1,5 +1,6 @@
 """Shared fixtures."""
 
+import csv
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -21,3 +22,31 @@ def samples() -> Callable[[str], Path]:
         return base / relative
 
     return find
+
+
+@pytest.fixture(scope="session")
+def printed() -> list[dict[str, str]]:
+    """The values that the paper's tables print, a line each, read from the paper; our declarations have no part in it.
+
+    `value` is empty where the paper has a dash. `note` says where its text is unclear, or does not print the value.
+    """
+    return lines(ROOT / "tests" / "data" / "reported_values.csv")
+
+
+@pytest.fixture(scope="session")
+def emitted(tmp_path_factory) -> Callable[[str], list[dict[str, str]]]:
+    """Return a function that writes a table of the paper without results, and reads the lines of its CSV."""
+    from bkdsnn.analysis.energy import Constants
+    from bkdsnn.config import paper
+    from bkdsnn.report.tables import emit
+
+    def read(name: str) -> list[dict[str, str]]:
+        folder = tmp_path_factory.mktemp(name)
+        return lines(emit(paper.plan(name, "paper", seeds=[0]), folder, folder, Constants())["csv"])
+
+    return read
+
+
+def lines(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))

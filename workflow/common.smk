@@ -15,6 +15,7 @@ from bkdsnn.core.errors import UserError
 from bkdsnn.config import figure_plans as figures
 from bkdsnn.config.settings import Settings
 from bkdsnn.config import Pretrained
+from bkdsnn.machine import fork_server
 
 
 def read_settings():
@@ -195,7 +196,9 @@ def budget():
 
 
 # Refuse to start if the estimated cost exceeds a cap. A dry run never calls `onstart`, so there the input function
-# `run_inputs` prints the budget.
+# `run_inputs` prints the budget. Short runs on this machine then share one import of torch.
 onstart:
     if not workflow.touch and (problem := budget()):
         raise WorkflowError(problem)
+    if workflow.local_exec and not SCALE.gpu:
+        fork_server.offer(SETTINGS.device)

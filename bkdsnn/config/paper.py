@@ -5,6 +5,8 @@ config/paper/table2c.yaml --plan(table, scale, seeds)--> Plan of cells, each wit
 
 from __future__ import annotations
 
+import functools
+import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, get_args
@@ -62,11 +64,17 @@ def find_run(name: str, scale: str, config: Path = CONFIG) -> RunSpec:
         raise UserError(f"'{name}' is not a run name; expected <dataset>-<network>-<method>-t<T>-s<seed>-<digest>")
     runs: dict[str, RunSpec] = {}
     for preset in get_args(Preset):
-        runs |= all_runs(scale, seeds=[int(match["seed"])], neurons=preset, config=config)
+        runs |= _runs_of_seed(scale, int(match["seed"]), preset, config, os.environ.get(own.OWN))
         if found := runs.get(name) or copied([name], runs, scale, config).get(name):
             return found
     known = f"`python -m bkdsnn plan <table> --scale {scale}` lists the runs of a table"
     raise UserError(f"unknown run '{name}' in scale '{scale}'{suggest(name, runs)}; {known}{own.hint()}")
+
+
+@functools.cache
+def _runs_of_seed(scale: str, seed: int, neurons: Preset, config: Path, own_folder: str | None) -> dict[str, RunSpec]:
+    """Every run of one seed, expanded once in each process; `own_folder` is here for the cache alone."""
+    return all_runs(scale, seeds=[seed], neurons=neurons, config=config)
 
 
 def all_runs(

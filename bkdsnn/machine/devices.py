@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from bkdsnn.core.errors import UserError
-from bkdsnn.machine import gpus
+from bkdsnn.machine import fork_server, gpus
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # as in glibc's malloc.h
 
@@ -112,7 +112,7 @@ def describe(device: torch.device) -> str:
 
 
 def peak_memory_mb(device: torch.device) -> float:
-    """Peak memory of this process in MiB: on the GPU that it uses, else in main memory."""
+    """Peak memory of this process in MiB: on the GPU that it uses, else in main memory with all that it imported."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10 + fork_server.unused_mb()

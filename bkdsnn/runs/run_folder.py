@@ -88,6 +88,10 @@ class RunFolder:
         `memory` returns the peak memory in MiB.
         """
         self.attempt = AttemptWriter(self.ledger, memory, self.spec, device, origin)
+        self.write_spec()
+
+    def write_spec(self) -> None:
+        """Write `spec.json`."""
         files.write_json(self.path / "spec.json", json.loads(self.spec.canonical()))
 
     def saved(self, epoch: int, step: int) -> None:

@@ -121,6 +121,7 @@ def write_artefacts(
     """Write all artefacts of a finished run. `metrics.json` comes last, because its existence marks success."""
     spec, path = folder.spec, folder.path
     folder.write_history(history)
+    folder.write_spec()  # it is there, unless another Snakemake that waits for this attempt has removed its outputs
     checkpoint.write_tensors(path / "weights.safetensors", network.state_dict(), {"spec": spec.digest})
     with files.replacing(path / "predictions.npz") as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, predicted=evaluation.predicted.astype(np.int16), correct=evaluation.correct)

@@ -4,10 +4,11 @@ import torch
 from transformers_example import SIZES
 
 from bkdsnn import config
+from bkdsnn.config import paper
 from bkdsnn.models import build
 
-PLIF = config.Neuron(kind="plif", tau=2.0, surrogate="atan", alpha=2.0)
-LIF = config.Neuron(kind="lif", tau=1.75, surrogate="sigmoid", alpha=4.0)
+NEURONS = paper.Expansion("paper").neurons
+PLIF, LIF = (config.Neuron.model_validate(NEURONS[name]) for name in ("plif-atan", "lif-sigmoid-events"))
 TRANSFORMERS = {"spikformer": config.Spikformer, "spikingformer": config.Spikingformer}
 TINY = {"dim": 24, "depth": 1, "heads": 4, "pools": (1, 2, 3, 4), "attention_scale": 1.0}
 

@@ -38,6 +38,15 @@ def test_dag_counts_the_jobs_of_a_scale(measured):
     assert all(row["median"] > 0 for row in rows)
 
 
+@pytest.mark.workflow
+def test_short_runs_compares_the_same_weights_of_both_sides(measured):
+    found = measured("short_runs", "--scale", "smoke", "--methods", "ann")
+    assert [(row["seconds"], row["side"]) for row in found["rows"]] == [
+        (kind, side) for kind in ("cpu", "wall") for side in ("alone", "served")
+    ]
+    assert len(found["runs"]) == 1 and all(row["median"] > 0 for row in found["rows"])
+
+
 def test_startup_reaches_the_first_step(measured):
     result = measured("startup", "--scale", "smoke")
     assert [row["side"] for row in result["rows"]] == ["import torch", "first step"]

@@ -234,6 +234,11 @@ def edit(path, change):
 
 
 MISTAKES = [
+    (
+        "networks.yaml",
+        lambda c: c["sformer-4-384"].update(datasets={"cifar1000": {"heads": 8}}),
+        "unknown dataset 'cifar1000' in 'datasets' of",
+    ),
     ("paper/table2a.yaml", lambda c: c.update(colums=[]), "unknown key 'colums' (did you mean 'columns'?)"),
     ("paper/table2a.yaml", lambda c: c["rows"][0].update(timesteps=0), "timesteps"),
     ("paper/table2a.yaml", lambda c: c["rows"][0].update(method="qcsf"), "unknown method 'qcsf'"),

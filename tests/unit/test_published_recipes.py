@@ -8,8 +8,6 @@ from torch import Tensor, nn
 
 from bkdsnn import models
 from bkdsnn.config import Recipe, ResNet, RunSpec, paper
-from bkdsnn.config.catalogue import load_table
-from bkdsnn.core.errors import UserError
 from bkdsnn.core.streams import seeded
 from bkdsnn.data.loader import Batch
 from bkdsnn.models.transformer import StillNorm
@@ -115,16 +113,6 @@ def test_qcfs_on_imagenet_has_the_geometry_of_its_authors_as_an_option(stem, pos
 def test_heads_are_those_of_the_published_configuration_of_each_set(method, data, heads):
     columns = (f"sformer-{size}-{data}" for size in ("4-256", "2-384", "4-384"))
     assert tuple(of("table2b", method, column).network.heads for column in columns) == heads
-
-
-def test_fields_of_a_network_on_an_unknown_dataset_are_refused():
-    expansion = paper.Expansion("paper")
-    expansion.networks["sformer-4-384"] = {
-        **expansion.networks["sformer-4-384"],
-        "datasets": {"cifar1000": {"heads": 8}},
-    }
-    with pytest.raises(UserError, match=r"unknown dataset 'cifar1000' in 'datasets' of .*networks.yaml"):
-        expansion.plan(load_table("table2b"))
 
 
 # TET: models/resnet_models.py repeats the images before the stem

@@ -26,11 +26,13 @@ MODULES = {
     "subprocess": {
         "runs/provenance.py": "git, with fixed arguments",
         "machine/launch.py": "this program again, with the arguments of its user",
+        "machine/fork_server.py": "this program again, with no argument of anyone's",
         "machine/gpus.py": "a program of our own that shares the GPU of this process",
         "models/firing/native.py": "the C compiler, on our own source, with arguments from closed lists",
     },
     "ctypes": {
         "machine/devices.py": "a function of the C library",
+        "machine/fork_server.py": "a function of the C library",
         "models/firing/native.py": "what it has compiled itself, in a folder that it has just made",
     },
     **{name: {} for name in ("marshal", "shelve", "dill", "cloudpickle", "joblib", "runpy", "pty", "code")},

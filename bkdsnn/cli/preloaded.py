@@ -1,0 +1,56 @@
+"""The process of the fork server, with everything imported that a training needs.
+
+`python -m bkdsnn.cli.preloaded <descriptor of a listening socket> <process ID of Snakemake>`; `machine.fork_server`
+starts it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import itertools
+import os
+import socket
+import sys
+from pathlib import Path
+
+from bkdsnn.cli import main
+from bkdsnn.config import own, paper
+from bkdsnn.machine.fork_server import ForkServer
+
+
+def serve() -> int:
+    """Serve until the Snakemake has ended; in each child, run its command and return the exit code."""
+    server = ForkServer(socket.socket(fileno=int(sys.argv[1])), int(sys.argv[2]))
+    load()
+    os.dup2(0, 2)  # from here on its errors go nowhere, for those who read a client's until its end
+    gc.freeze()  # a tenth of what a child needs until its first step would be for looking through the imports again
+    sys.argv[1:] = server.serve(expand)
+    return main()
+
+
+def load() -> None:
+    """Import what trainings and analyses use. Raises `RuntimeError` if this process then has more than one thread."""
+    import torch
+
+    import bkdsnn.analysis.activity
+    import bkdsnn.training.execute  # noqa: F401
+
+    torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])  # the first optimiser imports torch's compiler
+    if len(list(Path("/proc/self/task").iterdir())) > 1 or torch.cuda.is_initialized():
+        raise RuntimeError("the fork server has several threads or a GPU, and cannot fork")
+
+
+def expand(arguments: list[str]) -> None:
+    """Expand the tables for the run of a command, so that each child finds its run at once.
+
+    Not with a folder of the user's own: its code is for the children alone.
+    """
+    if arguments[0] in ("train", "activity") and own.OWN not in os.environ:
+        options = dict(itertools.pairwise(arguments))
+        with contextlib.suppress(Exception):  # the child will say so
+            paper.find_run(arguments[1], options.get("--scale", "demo"))
+
+
+if __name__ == "__main__":
+    raise SystemExit(serve())
