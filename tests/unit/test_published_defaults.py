@@ -96,6 +96,7 @@ DEFAULTS = {
         "sync_batch_norm": False,  # SEW, args.txt: sync_bn=False
         "precision": "fp32",
         "augment": datasets.Augment(),
+        "floor": None,  # of the project: which teachers are used, which changes no number of a run
     },
     "TET": {"mse_weight": 0.05, "target": 1.0},  # Deng et al., ICLR 2022, sec. 5; main_training_parallel.py, '--means'
     "LD": {"weight": 1.0, "tau": 2.0, "focal": False},  # the paper, sec. 4.1
