@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import re
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -61,6 +64,11 @@ class Calibration(Strict):
 def folder(results: Path) -> Path:
     """Return the folder of calibrations; `results` is the folder above the scales."""
     return results / "calibration"
+
+
+def spread(seconds: Sequence[float]) -> float:
+    """Return the standard deviation of the logarithms of measured times; 0 for a single one."""
+    return statistics.stdev(map(math.log, seconds)) if len(seconds) > 1 else 0.0
 
 
 def is_cpu(device: str) -> bool:
