@@ -7,15 +7,13 @@ import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
 from bkdsnn.config.figure_plans import CurvePlan, FigurePlan
-from bkdsnn.core.statistics import sample_std
 from bkdsnn.report.figures import style
+from bkdsnn.report.figures.lines import Averaged, averaged, draw_line, from_zero
 from bkdsnn.report.figures.run_history import devices_of, read_history
 from bkdsnn.runs.schema import Epoch
 
@@ -28,21 +26,20 @@ ON_CPU = re.compile(r" CPU, \d+ threads$")  # as `devices.describe` names a CPU
 UNITS = (("h", "hours", 3600.0), ("min", "minutes", 60.0), ("s", "seconds", 1.0))
 
 
-class Point(NamedTuple):
-    """The seeds of a curve after one epoch; `std` is None for one seed."""
-
-    epoch: int
-    seconds: float
-    mean: float
-    std: float | None
-
-
 @dataclass(frozen=True)
 class AveragedCurve:
-    """A curve of a panel."""
+    """A curve of a panel, epoch by epoch; each seed has its own clock, which begins with its training."""
 
     curve: CurvePlan
-    points: list[Point]
+    seconds: Sequence[float]
+    top1: Averaged
+
+    @classmethod
+    def of(cls, curve: CurvePlan, histories: Sequence[Sequence[Epoch]]) -> AveragedCurve:
+        """Average the histories of the seeds."""
+        clocks = (itertools.accumulate(epoch.seconds for epoch in history) for history in histories)
+        top1 = averaged([epoch.top1 for epoch in history] for history in histories)
+        return cls(curve, averaged(clocks).mean, top1)
 
 
 class Axis(NamedTuple):
@@ -52,8 +49,8 @@ class Axis(NamedTuple):
     unit: float | None
 
     def values(self, line: AveragedCurve) -> list[float]:
-        """Return the position of each point."""
-        return [point.seconds / self.unit if self.unit else point.epoch for point in line.points]
+        """Return the position of each epoch."""
+        return [seconds / self.unit if self.unit else epoch for epoch, seconds in enumerate(line.seconds, 1)]
 
 
 def draw(plan: FigurePlan, results: Path, folder: Path) -> dict[str, Path]:
@@ -62,15 +59,12 @@ def draw(plan: FigurePlan, results: Path, folder: Path) -> dict[str, Path]:
     Raises `UserError` for a run that is missing, was not trained, or whose files are not its own.
     """
     panels = [
-        [
-            AveragedCurve(curve, _points([read_history(plan, run, results) for run in curve.runs]))
-            for curve in panel.curves
-        ]
+        [AveragedCurve.of(curve, [read_history(plan, run, results) for run in curve.runs]) for curve in panel.curves]
         for panel in plan.panels
     ]
     axis, notes = Axis("epoch", None), ["Numbers beside a panel: after the last epoch.", *style.spread(plan)]
     if plan.figure.kind == "accuracy-by-time":
-        axis = _time_axis(plan, results, max(line.points[-1].seconds for panel in panels for line in panel))
+        axis = _time_axis(plan, results, max(line.seconds[-1] for panel in panels for line in panel))
         notes += _devices_note(plan, results)
     columns = min(COLUMNS, len(panels))
     rows = -(-len(panels) // columns)
@@ -90,47 +84,27 @@ def draw(plan: FigurePlan, results: Path, folder: Path) -> dict[str, Path]:
         return style.save(figure, plan, list(_records(plan, panels)), folder)
 
 
-def _points(histories: Sequence[Sequence[Epoch]]) -> list[Point]:
-    """Average over seeds, epoch by epoch; each seed has its own clock, which begins with its training."""
-    clocks = [itertools.accumulate(epoch.seconds for epoch in history) for history in histories]
-    return [
-        Point(epochs[0].epoch, fmean(seconds), fmean(top1 := [one.top1 for one in epochs]), sample_std(top1))
-        for epochs, seconds in zip(zip(*histories), zip(*clocks))
-    ]
-
-
 def _panel(axes: Axes, title: str, lines: Sequence[AveragedCurve], axis: Axis) -> None:
     looks = style.looks([line.curve.runs[0] for line in lines])
-    every = max(1, max(len(line.points) for line in lines) // MARKERS)
+    every = max(1, max(len(line.seconds) for line in lines) // MARKERS)
     for i, (line, look) in enumerate(zip(lines, looks)):
-        x, means = axis.values(line), [point.mean for point in line.points]
         first = i * every // len(lines)  # so that the markers of close curves do not cover each other
-        axes.plot(
-            x,
-            means,
-            **look._asdict(),
-            markevery=(first, every),
-            label=style.mathtext(line.curve.label),
-            zorder=3 + i / 10,
-        )
-        if None not in (stds := [point.std for point in line.points]):
-            low, high = ([mean + sign * (std or 0.0) for mean, std in zip(means, stds)] for sign in (-1, 1))
-            axes.fill_between(x, low, high, color=look.color, alpha=0.2, linewidth=0)
+        label = style.mathtext(line.curve.label)
+        draw_line(axes, axis.values(line), line.top1, look, markevery=(first, every), label=label, zorder=3 + i / 10)
     axes.set_title(style.mathtext(title))
-    axes.set_xlim(left=0)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=axis.unit is None))
-    _last_values(axes, [(axis.values(line)[-1], line.points[-1], look) for line, look in zip(lines, looks)])
+    from_zero(axes, integer=axis.unit is None)
+    _last_values(axes, [(axis.values(line)[-1], line.top1, look) for line, look in zip(lines, looks)])
 
 
-def _last_values(axes: Axes, ends: Sequence[tuple[float, Point, style.Look]]) -> None:
+def _last_values(axes: Axes, ends: Sequence[tuple[float, Averaged, style.Look]]) -> None:
     """Write the last value of each curve beside the panel, in order of height, with a fine line to the curve's end."""
     low, high = axes.set_ylim(axes.get_ylim())
-    ends = sorted(ends, key=lambda end: end[1].mean)
-    heights = apart([(point.mean - low) / (high - low) for _, point, _ in ends], GAP)
-    for (x, point, look), height in zip(ends, heights):
+    ends = sorted(ends, key=lambda end: end[1].mean[-1])
+    heights = apart([(top1.mean[-1] - low) / (high - low) for _, top1, _ in ends], GAP)
+    for (x, top1, look), height in zip(ends, heights):
         axes.annotate(
-            f"{point.mean:.2f}" + ("" if point.std is None else f"{THIN}±{THIN}{point.std:.2f}"),
-            xy=(x, point.mean),
+            f"{top1.mean[-1]:.2f}" + (f"{THIN}±{THIN}{top1.std[-1]:.2f}" if top1.std else ""),
+            xy=(x, top1.mean[-1]),
             xytext=(1.05, height),
             textcoords="axes fraction",
             va="center_baseline",
@@ -173,14 +147,14 @@ def _devices(plan: FigurePlan, results: Path) -> set[str]:
 def _records(plan: FigurePlan, panels: Sequence[Sequence[AveragedCurve]]) -> Iterator[dict[str, Any]]:
     for panel, lines in zip(plan.panels, panels):
         for line in lines:
-            for point in line.points:
+            for i, (seconds, mean) in enumerate(zip(line.seconds, line.top1.mean)):
                 yield {
                     "panel": panel.title,
                     "curve": line.curve.label,
-                    "epoch": point.epoch,
-                    "seconds": point.seconds,
-                    "top1_mean": point.mean,
-                    "top1_std": point.std,
+                    "epoch": i + 1,
+                    "seconds": seconds,
+                    "top1_mean": mean,
+                    "top1_std": line.top1.std[i] if line.top1.std else None,
                     "n": len(line.curve.runs),
                     "seeds": ";".join(str(run.seed) for run in line.curve.runs),
                 }

@@ -177,9 +177,10 @@ def remarks(plan: FigurePlan) -> list[str]:
     ]
 
 
-def spread(plan: FigurePlan) -> list[str]:
-    """Say what lines and bands of curves over several seeds are."""
-    return ["Lines: mean over seeds; bands: ± one sample standard deviation."] if len(plan.seeds) > 1 else []
+def spread(plan: FigurePlan, means: str = "Lines", deviations: str = "bands") -> list[str]:
+    """Say how a figure shows several seeds."""
+    told = f"{means}: mean over seeds; {deviations}: ± one sample standard deviation."
+    return [told] if len(plan.seeds) > 1 else []
 
 
 def legend(figure: Figure) -> None:
