@@ -65,7 +65,9 @@ def _panel(
         raise UserError(f"{where}: 'images' has {last}, expected numbers below {loader.test_size}, the size of the set")
     networks = [finished_network(run.spec, run.folder, device) for run in runs]
     cams = [Cams(one, one.taps if plan.figure.taps == "all" else one.taps[-1:]) for one in networks]
-    _expect_depth(where, {run.spec.name: len(one.taps) for run, one in zip(runs, cams)})
+    if len({len(one.taps) for one in cams}) > 1:
+        depths = ", ".join(f"{run.spec.name} {len(one.taps)}" for run, one in zip(runs, cams))
+        raise UserError(f"{where}: networks have different numbers of features: {depths}; compare 'taps: last'")
     shown: dict[int, list[Any]] = {}
     measures: list[dict[str, list[NDArray[Any]]]] = [defaultdict(list) for _ in runs]
     for first, images, labels in reported(where, loader):
@@ -122,11 +124,5 @@ def _summaries(panel: PanelPlan, curve: CurvePlan, taps: Sequence[str], own: Arr
         one: dict[str, Any] = {key: own[key][:, index].mean() for key in ("empty", "silent")}
         for key in ("cosine", "overlap"):
             one[key], one[f"{key}_std"] = mean_and_std(own[key][:, index])
-        found.append(TapSummary(**about, tap=tap, compared=(~np.isnan(own["cosine"][:, index])).sum(), **one))
+        found.append(TapSummary(**about, tap=tap, compared=int((~np.isnan(own["cosine"][:, index])).sum()), **one))
     return found
-
-
-def _expect_depth(where: str, depths: dict[str, int]) -> None:
-    if len(set(depths.values())) > 1:
-        found = ", ".join(f"{name} {depth}" for name, depth in depths.items())
-        raise UserError(f"{where}: networks have different numbers of features: {found}; compare 'taps: last'")

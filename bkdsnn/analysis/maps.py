@@ -7,11 +7,11 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from bkdsnn.config.figure_plans import FigurePlan
 from bkdsnn.core import files
-from bkdsnn.core.errors import UserError, explain
+from bkdsnn.core.errors import UserError, parsed
 
 Share = float
 
@@ -107,10 +107,7 @@ def read_maps(plan: FigurePlan, results: Path) -> tuple[list[PanelMaps], Summary
 
 
 def _read_summary(path: Path, plan: FigurePlan) -> Summary:
-    try:
-        summary = Summary.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise explain(error, Summary, str(path)) from error
+    summary = parsed(Summary, path.read_bytes(), str(path))
     planned = {"figure": plan.figure.name, "taps": plan.figure.taps, "shown": list(plan.figure.images)}
     for key, expected in planned.items():
         if (found := getattr(summary, key)) != expected:

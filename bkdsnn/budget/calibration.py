@@ -9,11 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from bkdsnn.config import Strict
 from bkdsnn.core import files
-from bkdsnn.core.errors import UserError, explain
+from bkdsnn.core.errors import parsed
 
 Positive = Annotated[float, Field(gt=0)]
 Spread = Annotated[float, Field(ge=0, description="standard deviation of the logarithms of the measured times")]
@@ -46,11 +46,8 @@ class Calibration(Strict):
     @classmethod
     def read(cls, path: Path) -> Calibration:
         """Read one file; a damaged one raises `UserError`."""
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            problem = explain(error, cls, str(path))
-            raise UserError(f"{problem}; delete it and run `python -m bkdsnn calibrate` again") from error
+        again = "; delete it and run `python -m bkdsnn calibrate` again"
+        return parsed(cls, path.read_bytes(), str(path), again)
 
     def write(self, results: Path) -> Path:
         """Write the file of this device in `results`, keeping its entries for other kinds of work; return its path."""

@@ -11,7 +11,6 @@ Nothing here chooses a backend or keeps global state: a `Figure` finds the canva
 from __future__ import annotations
 
 import contextlib
-import csv
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -204,7 +203,9 @@ def save(figure: Figure, plan: FigurePlan, records: Sequence[Mapping[str, Any]],
         figure.savefig(temporary["png"], format="png", metadata=made_by)
         made_by = {"Title": title, "Subject": plan.command, "CreationDate": None}
         figure.savefig(temporary["pdf"], format="pdf", metadata=made_by)
-        _write_csv(temporary["csv"], plan, records)
+        common = {"figure": plan.figure.name, "scale": plan.scale.name}
+        text = files.csv_text([{**common, **record} for record in records])
+        temporary["csv"].write_text(text, encoding="utf-8", newline="")
     return paths
 
 
@@ -216,15 +217,6 @@ def _fix_layout(figure: Figure) -> None:
     for axes in figure.axes:
         left, bottom, width, height = (round(side, 6) for side in axes.get_position(original=True).bounds)
         axes.set_position((left, bottom, width, height))
-
-
-def _write_csv(path: Path, plan: FigurePlan, records: Sequence[Mapping[str, Any]]) -> None:
-    """Floats at full precision; None is an empty field."""
-    common = {"figure": plan.figure.name, "scale": plan.scale.name}
-    with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, fieldnames=[*common, *records[0]], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({**common, **record} for record in records)
 
 
 def _wrapped(text: str, width: float) -> list[str]:
