@@ -74,10 +74,7 @@ def write_json(path: Path, content: Any) -> None:
 
 
 def lock(path: Path) -> IO[str] | None:
-    """Return a lock file, open and locked, or None if another process holds it; the lock dies with the process.
-
-    Raises `UserError` if the file cannot be created.
-    """
+    """Return a file locked until the process ends, None if another holds it; `UserError` if it cannot be created."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         stream = path.open("a+")

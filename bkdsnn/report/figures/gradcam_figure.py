@@ -102,3 +102,4 @@ def _draw_bar(part: SubFigure) -> None:
     axes = part.add_axes((0.3, 0.6, 0.4, 0.25), facecolor=str(sum(GREY) / 2))
     axes.imshow([np.linspace(0, 1, 256)], cmap=COLORS, alpha=OPACITY, aspect="auto")
     axes.set(xticks=[], yticks=[], xlabel=BAR_LABEL)
+    axes.spines[:].set_visible(False)
