@@ -15,12 +15,12 @@ from bkdsnn.analysis.counts import EntryCounts, counting
 from bkdsnn.analysis.test_set import expect_accuracy, reported
 from bkdsnn.config import RunSpec
 from bkdsnn.core import files
-from bkdsnn.core.errors import UserError
 from bkdsnn.core.progress import log
 from bkdsnn.data.loader import Loader
 from bkdsnn.models import Network
 from bkdsnn.models.finished import finished_network
-from bkdsnn.runs.records import Finished, expect_finished
+from bkdsnn.runs.artefacts import expect_data
+from bkdsnn.runs.records import expect_finished
 from bkdsnn.training.execute import open_loader
 
 
@@ -31,9 +31,9 @@ def analyse(spec: RunSpec, results: Path, device: torch.device) -> Path:
     accuracy is not the one in its metrics.
     """
     run = expect_finished(spec, results)
+    expect_data(results, spec, run.metrics.dataset.digest, run.folder)
     network = finished_network(spec, run.folder, device)
     loader = open_loader(spec, results, device)
-    _expect_data(run, loader)
     activity = count_activity(spec, network, loader)
     expect_accuracy(run, activity.top1, activity.test_images)
     path = activity_path(spec.name, results)
@@ -76,12 +76,3 @@ def count_activity(spec: RunSpec, network: Network, loader: Loader) -> Activity:
         neurons=counts.neurons(),
         layers=counts.layers(loader.test_size),
     )
-
-
-def _expect_data(run: Finished, loader: Loader) -> None:
-    expected = run.metrics.dataset.digest
-    if loader.digest != expected:
-        raise UserError(
-            f"{run.folder / 'metrics.json'}: the run used data with digest {expected[:10]}, found "
-            f"{loader.digest[:10]}; put the data back, or remove that folder and make the run again"
-        )

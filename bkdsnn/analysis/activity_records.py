@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from bkdsnn.config import RunSpec
-from bkdsnn.core.errors import UserError, explain
+from bkdsnn.core.errors import UserError, parsed
 
 AGAIN = "remove that file and make it again with `python -m bkdsnn activity <run>`"
 Kind = Literal["conv", "linear", "norm", "attention"]
@@ -85,10 +85,7 @@ def read_activity(spec: RunSpec, results: Path) -> Activity | None:
     path = activity_path(spec.name, results)
     if not path.is_file():
         return None
-    try:
-        activity = Activity.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise UserError(f"{explain(error, Activity, str(path))}; {AGAIN}") from error
+    activity = parsed(Activity, path.read_bytes(), str(path), f"; {AGAIN}")
     for key, found, expected in (("run", activity.run, spec.name), ("spec", activity.spec, spec.digest)):
         if found != expected:
             raise UserError(f"{path}: '{key}' is '{found}', expected '{expected}': of another run; {AGAIN}")

@@ -21,14 +21,14 @@ from bkdsnn.models import Network
 class Views(NamedTuple):
     """The Grad-CAM maps of a batch.
 
-    `maps` are float32 (B, L, H, W), each scaled to 0 .. 1 separately. `silent` and `positive`, (B, L), explain empty
-    maps: whether the feature is zero everywhere; whether any spatial position supports the class. `predicted` is (B,).
+    `predicted` is (B,). `maps` are float32 (B, L, H, W), each scaled to 0 .. 1 separately. `silent` and `positive`,
+    (B, L), explain empty maps: whether the feature is zero everywhere; whether any spatial position supports the class.
     """
 
+    predicted: NDArray[np.int64]
     maps: NDArray[np.float32]
     silent: NDArray[np.bool_]
     positive: NDArray[np.bool_]
-    predicted: NDArray[np.int64]
 
 
 class Cams(GradCAM):
@@ -53,7 +53,7 @@ class Cams(GradCAM):
         silent = [(feature == 0).flatten(1).all(1).numpy() for feature in self.activations_and_grads.activations]
         predicted = self.outputs.argmax(1).cpu().numpy()
         del self.outputs  # frees the graph, which the package would keep until the next batch
-        return Views(maps, np.stack(silent, 1), np.stack(self._positive, 1), predicted)
+        return Views(predicted, maps, np.stack(silent, 1), np.stack(self._positive, 1))
 
     def get_cam_image(self, *arguments: Any) -> NDArray[np.float32]:
         """Return a tap's weighted sum of channels (B, h, w), and note where any of it is positive."""

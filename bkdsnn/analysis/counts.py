@@ -79,10 +79,7 @@ class Counts:
 
 @contextmanager
 def counting(network: Network) -> Iterator[Counts]:
-    """Count the operations of `network` inside the block; its hooks are removed at the end.
-
-    Norms are counted only in networks without spikes.
-    """
+    """Count the operations of `network` inside the block, then remove the hooks; norms only if nothing spikes."""
     counts, hooks = Counts(), []
     for module, hook in _hooks(network, counts):
         hooks.append(module.register_forward_hook(hook))

@@ -17,12 +17,11 @@ be folded into the convolutions (D-170 to D-172).
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 from bkdsnn.analysis.activity_records import Activity, LayerActivity
+from bkdsnn.core.files import csv_text
 
 
 class Constants(NamedTuple):
@@ -75,12 +74,7 @@ def strict_layer(activity: Activity, layer: LayerActivity) -> Operations:
 
 def layers_csv(activities: Iterable[Activity], constants: Constants) -> str:
     """Return CSV with one line per layer and both countings, for one or more activities; energies in nJ."""
-    records = [_record(activity, layer, constants) for activity in activities for layer in activity.layers]
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(records[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(records)
-    return text.getvalue()
+    return csv_text([_record(activity, layer, constants) for activity in activities for layer in activity.layers])
 
 
 def _record(activity: Activity, layer: LayerActivity, constants: Constants) -> dict[str, Any]:

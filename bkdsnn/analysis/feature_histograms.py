@@ -7,13 +7,13 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import torch
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, model_validator
 from torch import Tensor
 
 from bkdsnn.config import RunSpec
 from bkdsnn.config.figure_plans import FigurePlan
 from bkdsnn.core import files
-from bkdsnn.core.errors import UserError, explain
+from bkdsnn.core.errors import UserError, parsed
 from bkdsnn.core.progress import log
 from bkdsnn.models import Network
 from bkdsnn.models.finished import finished_network
@@ -141,10 +141,7 @@ def read_features(plan: FigurePlan, results: Path) -> dict[str, Histogram]:
     again = f"make it with `{plan.command}`"
     if not path.is_file():
         raise UserError(f"{plan.figure.name} shows features of networks: no {path}; {again}")
-    try:
-        found = Features.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise UserError(f"{explain(error, Features, str(path))}; remove it and {again}") from error
+    found = parsed(Features, path.read_bytes(), str(path), f"; remove it and {again}")
     by_run = {one.run: one for one in found.histograms}
     for name, run in plan.runs().items():
         if name not in by_run or by_run[name].spec != run.digest:

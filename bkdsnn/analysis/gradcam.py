@@ -5,6 +5,7 @@ Shapes: B images of a batch, N of the test set, H W pixels, L taps.
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bkdsnn.analysis.cams import Cams, Views
-from bkdsnn.analysis.maps import PanelMaps, Summary, TapSummary, write_maps
+from bkdsnn.analysis.maps import PanelMaps, TapSummary, write_maps
 from bkdsnn.analysis.similarity import cosines, mean_and_std, overlaps
 from bkdsnn.analysis.test_set import expect_accuracy, reported
 from bkdsnn.config import Dataset
-from bkdsnn.config.figure_plans import FigurePlan, PanelPlan
+from bkdsnn.config.figure_plans import CurvePlan, FigurePlan, PanelPlan
 from bkdsnn.core.errors import UserError
 from bkdsnn.core.progress import log
-from bkdsnn.data.loader import Loader
 from bkdsnn.models.finished import finished_network
+from bkdsnn.runs.artefacts import expect_data
 from bkdsnn.runs.records import Finished, expect_finished
 from bkdsnn.training.execute import open_loader
 
@@ -40,14 +41,13 @@ def analyse(plan: FigurePlan, results: Path, device: torch.device) -> None:
             cannot be compared with the teacher's.
     """
     runs = {name: expect_finished(spec, results) for name, spec in plan.runs().items()}
-    shown, methods = [], []
-    for panel in plan.panels:
-        gallery, taps = _panel(plan, panel, [runs[curve.runs[0].name] for curve in panel.curves], results, device)
-        shown.append(gallery)
-        methods += taps
-    figure = plan.figure
-    summary = Summary(figure=figure.name, taps=figure.taps, shown=list(figure.images), methods=methods)
-    write_maps(plan, results, shown, summary)
+    for run in runs.values():
+        expect_data(results, run.spec, run.metrics.dataset.digest, run.folder)
+    panels = [
+        _panel(plan, panel, [runs[curve.runs[0].name] for curve in panel.curves], results, device)
+        for panel in plan.panels
+    ]
+    write_maps(plan, results, [shown for shown, _ in panels], [tap for _, taps in panels for tap in taps])
 
 
 def _panel(
@@ -55,49 +55,45 @@ def _panel(
 ) -> tuple[PanelMaps, list[TapSummary]]:
     """Pass the test set through all networks of a panel, batch by batch, with the view of its last curve (a student).
 
-    Only the images and maps that the figure shows are kept, in the order of the test set.
+    Only the images and maps that the figure shows are kept.
     """
-    where, wanted = f"{plan.figure.name}, {panel.title}", np.array(plan.figure.images)
-    loader = _open(where, runs, plan.figure.images, results, device)
-    networks = [_cams(run, plan.figure.taps, device) for run in runs]
-    _expect_depth(where, runs, networks)
-    images_kept, labels_seen, batches = [], [], []
+    where, data = f"{plan.figure.name}, {panel.title}", runs[-1].spec.dataset
+    if data.events:
+        raise UserError(f"{where}: '{data.name}' has recordings of events, expected images: Grad-CAM maps pixels")
+    loader = open_loader(runs[-1].spec, results, device)
+    if (last := max(plan.figure.images)) >= loader.test_size:
+        raise UserError(f"{where}: 'images' has {last}, expected numbers below {loader.test_size}, the size of the set")
+    networks = [finished_network(run.spec, run.folder, device) for run in runs]
+    cams = [Cams(one, one.taps if plan.figure.taps == "all" else one.taps[-1:]) for one in networks]
+    if len({len(one.taps) for one in cams}) > 1:
+        depths = ", ".join(f"{run.spec.name} {len(one.taps)}" for run, one in zip(runs, cams))
+        raise UserError(f"{where}: networks have different numbers of features: {depths}; compare 'taps: last'")
+    shown: dict[int, list[Any]] = {}
+    measures: list[dict[str, list[NDArray[Any]]]] = [defaultdict(list) for _ in runs]
     for first, images, labels in reported(where, loader):
-        rows = np.sort(wanted[(first <= wanted) & (wanted < first + len(labels))]) - first
-        teacher, *students = [_look(run, cams, images, labels) for run, cams in zip(runs, networks)]
-        batches.append([_measured(views, teacher, labels, rows) for views in (teacher, *students)])
-        images_kept.append(images[rows].cpu())
-        labels_seen.append(labels.cpu())
+        views = [_look(run, one, images, labels) for run, one in zip(runs, cams)]
+        for found, own in zip(views, measures):
+            for key, values in _measured(found, views[0], labels).items():
+                own[key].append(values)
+        for row in range(len(labels)):
+            if first + row in plan.figure.images:
+                of_networks = (np.stack([values[row] for values in one]) for one in zip(*views))
+                shown[first + row] = [pixels(images[row], data), int(labels[row]), *of_networks]
     log.info("%s: %d test images", where, loader.test_size)
-    found = [_joined(own) for own in zip(*batches)]  # by network
-    for run, own in zip(runs, found):
+    taps = []
+    for run, curve, one, own in zip(runs, panel.curves, cams, measures):
+        joined = {key: np.concatenate(values) for key, values in own.items()}
+        taps += _summaries(panel, curve, one.taps, joined)
         if run.spec.network.view == runs[-1].spec.network.view:  # otherwise it was tested on different crops
-            expect_accuracy(run, _top1(own), len(own["right"]))
-    order = np.searchsorted(np.sort(wanted), wanted)
-    shown = PanelMaps(
-        specs=np.array([run.spec.digest for run in runs]),
-        images=pixels(torch.cat(images_kept)[order], runs[-1].spec.dataset),
-        labels=torch.cat(labels_seen)[wanted].numpy(),
-        maps=np.stack([own["maps"][order] for own in found], axis=1),
-        **{key: np.stack([own[key][wanted] for own in found], axis=1) for key in ("predicted", "silent", "positive")},
-    )
-    taps = [
-        _summary(panel.title, curve.label, run, index, tap, own)
-        for curve, run, cams, own in zip(panel.curves, runs, networks, found)
-        for index, tap in enumerate(cams.taps)
-    ]
-    return shown, taps
+            expect_accuracy(run, taps[-1].top1, taps[-1].images)
+    arrays = zip(*(shown[image] for image in plan.figure.images))
+    return PanelMaps(*map(np.stack, arrays)), taps
 
 
 def pixels(images: Tensor, dataset: Dataset) -> NDArray[np.uint8]:
-    """Undo the normalisation: return images (B, 3, H, W) as the original bytes (B, H, W, 3)."""
+    """Undo the normalisation: return images (..., 3, H, W) as the original bytes (..., H, W, 3)."""
     mean, std = (torch.tensor(values).view(3, 1, 1) for values in (dataset.mean, dataset.std))
-    return (255 * (images * std + mean)).round().clamp(0, 255).byte().permute(0, 2, 3, 1).numpy()
-
-
-def _cams(run: Finished, taps: str, device: torch.device) -> Cams:
-    network = finished_network(run.spec, run.folder, device)
-    return Cams(network, network.taps if taps == "all" else network.taps[-1:])
+    return (255 * (images.cpu() * std + mean)).round().clamp(0, 255).byte().movedim(-3, -1).numpy()
 
 
 def _look(run: Finished, cams: Cams, images: Tensor, labels: Tensor) -> Views:
@@ -107,66 +103,26 @@ def _look(run: Finished, cams: Cams, images: Tensor, labels: Tensor) -> Views:
     return views
 
 
-def _measured(views: Views, teacher: Views, labels: Tensor, rows: NDArray[np.int64]) -> Arrays:
-    """Return the maps of `rows`, which the figure shows, and measures of all images; a teacher's similarity is NaN."""
+def _measured(views: Views, teacher: Views, labels: Tensor) -> Arrays:
+    """Return what is measured on each image of a batch; a teacher's similarity is NaN."""
     unlike = np.full(views.silent.shape, np.nan)
-    return views._asdict() | {
-        "maps": views.maps[rows],
+    return {
         "right": views.predicted == labels.cpu().numpy(),
         "empty": ~views.maps.any((2, 3)),
+        "silent": views.silent,
         "cosine": unlike if views is teacher else cosines(views.maps, teacher.maps),
         "overlap": unlike if views is teacher else overlaps(views.maps, teacher.maps),
     }
 
 
-def _joined(batches: Sequence[Arrays]) -> Arrays:
-    return {key: np.concatenate([batch[key] for batch in batches]) for key in batches[0]}
-
-
-def _top1(own: Arrays) -> float:
-    return 100 * int(own["right"].sum()) / len(own["right"])
-
-
-def _summary(panel: str, label: str, run: Finished, index: int, tap: str, own: Arrays) -> TapSummary:
-    cosine, cosine_std = mean_and_std(own["cosine"][:, index])
-    overlap, overlap_std = mean_and_std(own["overlap"][:, index])
-    return TapSummary(
-        panel=panel,
-        label=label,
-        run=run.spec.name,
-        spec=run.spec.digest,
-        tap=tap,
-        images=len(own["right"]),
-        top1=_top1(own),
-        compared=int((~np.isnan(own["cosine"][:, index])).sum()),
-        cosine=cosine,
-        cosine_std=cosine_std,
-        overlap=overlap,
-        overlap_std=overlap_std,
-        empty=own["empty"][:, index].mean(),
-        silent=own["silent"][:, index].mean(),
-    )
-
-
-def _open(where: str, runs: Sequence[Finished], images: Sequence[int], results: Path, device: torch.device) -> Loader:
-    """Open the test set of all runs, after checking that it is the same and has every image that the figure shows."""
-    dataset = runs[-1].spec.dataset
-    if dataset.events:
-        raise UserError(f"{where}: '{dataset.name}' has recordings of events, expected images: Grad-CAM maps pixels")
-    loader = open_loader(runs[-1].spec, results, device)
-    for run in runs:
-        if run.metrics.dataset.digest != loader.digest:
-            raise UserError(
-                f"{where}: run {run.spec.name} used data with digest {run.metrics.dataset.digest[:10]}, found "
-                f"{loader.digest[:10]}; put the data back, or remove {run.folder} and make the run again"
-            )
-    if (last := max(images)) >= loader.test_size:
-        raise UserError(f"{where}: 'images' has {last}, expected numbers below {loader.test_size}, the size of the set")
-    return loader
-
-
-def _expect_depth(where: str, runs: Sequence[Finished], networks: Sequence[Cams]) -> None:
-    depths = {run.spec.name: len(cams.taps) for run, cams in zip(runs, networks)}
-    if len(set(depths.values())) > 1:
-        found = ", ".join(f"{name} {depth}" for name, depth in depths.items())
-        raise UserError(f"{where}: networks have different numbers of features: {found}; compare 'taps: last'")
+def _summaries(panel: PanelPlan, curve: CurvePlan, taps: Sequence[str], own: Arrays) -> list[TapSummary]:
+    images, right, (run,) = len(own["right"]), int(own["right"].sum()), curve.runs
+    about: dict[str, Any] = {"panel": panel.title, "label": curve.label, "run": run.name, "spec": run.digest}
+    about |= {"images": images, "top1": 100 * right / images}
+    found = []
+    for index, tap in enumerate(taps):
+        one: dict[str, Any] = {key: own[key][:, index].mean() for key in ("empty", "silent")}
+        for key in ("cosine", "overlap"):
+            one[key], one[f"{key}_std"] = mean_and_std(own[key][:, index])
+        found.append(TapSummary(**about, tap=tap, compared=int((~np.isnan(own["cosine"][:, index])).sum()), **one))
+    return found

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
-import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field
 
 from bkdsnn.config.figure_plans import FigurePlan
 from bkdsnn.core import files
-from bkdsnn.core.errors import UserError, explain
+from bkdsnn.core.errors import UserError, parsed
 
 Share = float
 
@@ -45,11 +42,15 @@ class TapSummary(BaseModel):
 
 
 class Summary(BaseModel):
-    """All taps of all networks of a figure; `shown` has the test-set indices of the images that the figure shows."""
+    """All taps of all networks of a figure.
+
+    `shown` has the test-set indices of the images that the figure shows, `sha256` the checksum of the file of maps.
+    """
 
     figure: str
     taps: Literal["all", "last"]
     shown: list[int]
+    sha256: str
     methods: list[TapSummary]
 
     def of(self, panel: str, label: str) -> list[TapSummary]:
@@ -58,9 +59,8 @@ class Summary(BaseModel):
 
 
 class PanelMaps(NamedTuple):
-    """The I images that a panel shows, with the maps of its N networks at L taps; `specs` are the runs' digests."""
+    """The I images that a panel shows, with the maps of its N networks at L taps."""
 
-    specs: NDArray[np.str_]  # (N,)
     images: NDArray[np.uint8]  # (I, H, W, 3)
     labels: NDArray[np.int64]  # (I,)
     predicted: NDArray[np.int64]  # (I, N)
@@ -75,12 +75,14 @@ def maps_paths(plan: FigurePlan, results: Path) -> tuple[Path, Path]:
     return base.with_suffix(".npz"), base.with_suffix(".json")
 
 
-def write_maps(plan: FigurePlan, results: Path, shown: list[PanelMaps], summary: Summary) -> None:
+def write_maps(plan: FigurePlan, results: Path, shown: list[PanelMaps], methods: list[TapSummary]) -> None:
     """Write the two files that `read_maps` reads, each atomically; `shown` has one entry per panel."""
     shown_at, summary_at = maps_paths(plan, results)
     arrays = {f"{panel}/{key}": array for panel, one in enumerate(shown) for key, array in one._asdict().items()}
     with files.replacing(shown_at) as temporary, temporary.open("wb") as stream:
         np.savez_compressed(stream, allow_pickle=False, **arrays)
+    about: dict[str, Any] = {"figure": plan.figure.name, "taps": plan.figure.taps, "shown": list(plan.figure.images)}
+    summary = Summary(**about, sha256=files.sha256(shown_at), methods=methods)
     files.write_text(summary_at, summary.model_dump_json(indent=1) + "\n")
 
 
@@ -95,62 +97,23 @@ def read_maps(plan: FigurePlan, results: Path) -> tuple[list[PanelMaps], Summary
             raise UserError(f"{plan.figure.name} shows maps of Grad-CAM: no {path}; make it with `{plan.command}`")
     try:
         summary = _read_summary(summary_at, plan)
-        return [_read_panel(shown_at, plan, index, summary) for index in range(len(plan.panels))], summary
+        if (found := files.sha256(shown_at)) != summary.sha256:
+            raise UserError(f"{shown_at}: SHA-256 begins {found[:10]}, expected {summary.sha256[:10]}: it was changed")
     except UserError as error:
         raise UserError(f"{error}; remove it and make it with `{plan.command}`") from error
+    with np.load(shown_at, allow_pickle=False) as arrays:
+        keys = [[f"{panel}/{key}" for key in PanelMaps._fields] for panel in range(len(plan.panels))]
+        return [PanelMaps(*(arrays[key] for key in own)) for own in keys], summary
 
 
 def _read_summary(path: Path, plan: FigurePlan) -> Summary:
-    try:
-        summary = Summary.model_validate_json(path.read_bytes())
-    except ValidationError as error:
-        raise explain(error, Summary, str(path)) from error
-    _expect(path, "figure", summary.figure, plan.figure.name)
-    _expect(path, "taps", summary.taps, plan.figure.taps)
-    _expect(path, "shown", summary.shown, list(plan.figure.images))
+    summary = parsed(Summary, path.read_bytes(), str(path))
+    planned = {"figure": plan.figure.name, "taps": plan.figure.taps, "shown": list(plan.figure.images)}
+    for key, expected in planned.items():
+        if (found := getattr(summary, key)) != expected:
+            raise UserError(f"{path}: '{key}' is {found}, expected {expected}")
     curves = [(panel.title, curve.label, curve.runs[0]) for panel in plan.panels for curve in panel.curves]
-    planned = [(title, label, run.name, run.digest) for title, label, run in curves]
-    _expect_runs(
-        path, list(dict.fromkeys((one.panel, one.label, one.run, one.spec) for one in summary.methods)), planned
-    )
-    for panel in plan.panels:
-        depths = [len(summary.of(panel.title, curve.label)) for curve in panel.curves]
-        _expect(path, f"taps of {panel.title}", depths, depths[:1] * len(depths))
+    runs = {(title, label, run.name, run.digest) for title, label, run in curves}
+    if different := {(one.panel, one.label, one.run, one.spec) for one in summary.methods} ^ runs:
+        raise UserError(f"{path}: was made for other runs: differs in {min(different)}")
     return summary
-
-
-def _read_panel(path: Path, plan: FigurePlan, index: int, summary: Summary) -> PanelMaps:
-    try:
-        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
-            shown = PanelMaps(*(arrays[f"{index}/{key}"] for key in PanelMaps._fields))
-    except (OSError, EOFError, ValueError, KeyError, TypeError, zipfile.BadZipFile) as error:
-        raise UserError(f"{path}: not readable ({error})") from error
-    panel = plan.panels[index]
-    _expect_runs(path, shown.specs.tolist(), [curve.runs[0].digest for curve in panel.curves])
-    taps = len(summary.of(panel.title, panel.curves[0].label))
-    each, pixels = (len(plan.figure.images), len(panel.curves), taps), shown.images.shape[1:3]
-    expected: dict[str, tuple[type[np.generic], tuple[int, ...]]] = {
-        "images": (np.uint8, (each[0], *pixels, 3)),
-        "labels": (np.int64, each[:1]),
-        "predicted": (np.int64, each[:2]),
-        "maps": (np.float32, (*each, *pixels)),
-        "silent": (np.bool_, each),
-        "positive": (np.bool_, each),
-    }
-    for key, (kind, shape) in expected.items():
-        array = getattr(shown, key)
-        _expect(path, key, f"{array.dtype} {array.shape}", f"{np.dtype(kind)} {shape}")
-    if not ((shown.maps >= 0) & (shown.maps <= 1)).all():
-        raise UserError(f"{path}: 'maps' has numbers below 0 or above 1")
-    return shown
-
-
-def _expect(path: Path, key: str, found: Any, expected: Any) -> None:
-    if found != expected:
-        raise UserError(f"{path}: '{key}' is {found}, expected {expected}")
-
-
-def _expect_runs(path: Path, found: Sequence[Any], expected: Sequence[Any]) -> None:
-    for one, planned in itertools.zip_longest(found, expected):
-        if one != planned:
-            raise UserError(f"{path}: was made for other runs: has {one}, expected {planned}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 
-from bkdsnn.budget.estimate import Budget, Priced, Span
+from bkdsnn.budget.estimate import Budget, Span
 from bkdsnn.budget.evidence import Source
 from bkdsnn.config.settings import Caps
 from bkdsnn.core.progress import duration
@@ -24,52 +24,40 @@ def summary(budget: Budget, step: str) -> list[str]:
 
 
 def excess(budget: Budget, caps: Caps, step: str) -> str | None:
-    """Return a message if the upper end of an estimate exceeds a cap of the user; None if it exceeds none."""
-    hours, gigabytes = budget.seconds.high / 3600, budget.peak_bytes / 1e9
+    """Return a message if the upper end of an estimate exceeds a cap of the user, or is unknown; None otherwise."""
     unsized = [run for run in budget.runs if run.bytes is None]
-    return (
-        _missing("cap_hours", caps.cap_hours, budget.unknown, step)
-        or _missing("cap_disk_gb", caps.cap_disk_gb, unsized, step)
-        or _above("cap_hours", caps.cap_hours, hours, "hours on the device (the upper end of the interval)")
-        or _above("cap_disk_gb", caps.cap_disk_gb, gigabytes, "GB of disk")
-    )
-
-
-def _missing(key: str, cap: float | None, unknown: list[Priced], step: str) -> str | None:
-    if cap is None or not unknown:
-        return None
-    return (
-        f"'budget.{key}' is {cap:g}, but there is no estimate of {_count(len(unknown), 'run')}, such as "
-        f"{unknown[0].spec.name}; run {step}, or set the key to null"
-    )
-
-
-def _above(key: str, cap: float | None, found: float, what: str) -> str | None:
-    if cap is None or found <= cap:
-        return None
-    return (
-        f"needs up to {found:.3g} {what}, more than 'budget.{key}', which is {cap:g}; raise the key in "
-        "config/config.yaml or by --config, or choose fewer targets, fewer seeds or a smaller scale"
-    )
+    hours = "hours on the device (the upper end of the interval)"
+    for key, cap, unknown, found, unit in (
+        ("cap_hours", caps.cap_hours, budget.unknown, budget.seconds.high / 3600, hours),
+        ("cap_disk_gb", caps.cap_disk_gb, unsized, budget.peak_bytes / 1e9, "GB of disk"),
+    ):
+        if cap is not None and unknown:
+            return (
+                f"'budget.{key}' is {cap:g}, but there is no estimate of {_count(len(unknown), 'run')}, such as "
+                f"{unknown[0].spec.name}; run {step}, or set the key to null"
+            )
+        if cap is not None and found > cap:
+            return (
+                f"needs up to {found:.3g} {unit}, more than 'budget.{key}', which is {cap:g}; raise the key in "
+                "config/config.yaml or by --config, or choose fewer targets, fewer seeds or a smaller scale"
+            )
+    return None
 
 
 def _table(budget: Budget) -> list[str]:
     """One line per kind of run and data set, the most expensive first, and their sum."""
-    known = [run for run in budget.runs if run.seconds]
+    known = [(run, run.seconds) for run in budget.runs if run.seconds]
     groups: dict[str, list[Span]] = defaultdict(list)
-    for run in known:
-        groups[f"{run.spec.kind}, {run.spec.dataset.name}"].append(run.seconds or Span(0, 0, 0))
+    for run, seconds in known:
+        groups[f"{run.spec.kind}, {run.spec.dataset.name}"].append(seconds)
     rows = sorted(groups.items(), key=lambda row: -Span.total(row[1]).middle)
-    rows.append(("all", [span for spans in groups.values() for span in spans]))
+    rows.append(("all", [seconds for _, seconds in known]))
     width = max(len(name) for name, _ in rows)
     lines = [f"  {name:<{width}}  {len(spans):>5}  {_span(Span.total(spans))}" for name, spans in rows]
-    longest = max(known, key=lambda run: run.seconds or ())
-    sources = Counter(run.source for run in known)
-    return [
-        *lines,
-        f"  longest: {_span(longest.seconds or Span(0, 0, 0))}, {longest.spec.name}",
-        "  from " + ", ".join(f"{text} ({sources[name]})" for name, text in SOURCES.items() if sources[name]),
-    ]
+    run, longest = max(known, key=lambda pair: pair[1])
+    sources = Counter(run.source for run, _ in known)
+    shown = ", ".join(f"{text} ({sources[name]})" for name, text in SOURCES.items() if sources[name])
+    return [*lines, f"  longest: {_span(longest)}, {run.spec.name}", f"  from {shown}"]
 
 
 def _disk(budget: Budget) -> list[str]:

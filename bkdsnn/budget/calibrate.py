@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import itertools
-import math
 import statistics
-import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from bkdsnn import models
-from bkdsnn.budget.calibration import Calibration, Times
+from bkdsnn.budget.calibration import Calibration, Times, spread
 from bkdsnn.budget.work import kind
-from bkdsnn.config import Recipe, RunSpec
+from bkdsnn.config import RunSpec
 from bkdsnn.core.errors import UserError
 from bkdsnn.core.progress import log
 from bkdsnn.data.loader import Batch, Loader
-from bkdsnn.machine import devices, gpus
+from bkdsnn.machine import devices
 from bkdsnn.runs import checkpoint
 from bkdsnn.runs.provenance import packages
 from bkdsnn.training.evaluate import evaluate
@@ -34,19 +32,21 @@ LR = 1e-6  # so small that firing rates stay as they are at initialisation
 
 
 def calibrate(
-    specs: Iterable[RunSpec], scale: str, results: Path, device: torch.device, seconds: float, recompute: bool = False
+    specs: Iterable[RunSpec], results: Path, device: torch.device, seconds: float, recompute: bool = False
 ) -> Path:
     """Time every kind of work among `specs`, about `seconds` each for training (with `recompute`) and for evaluation.
 
     Returns the file of this device in `results`; times of other kinds that it already has are kept. A kind that does
-    not fit into the memory of the GPU is skipped with a warning. Raises `UserError` if none of them fits.
+    not fit into the memory of the GPU is skipped with a warning. Raises `UserError` if none of them fits. The start of
+    a run is taken to cost as much CPU time as that of this process: imports, plans, device and optimiser.
     """
     kinds = {kind(spec): spec for spec in specs}
+    torch.optim.Adam([torch.nn.Parameter(torch.zeros(1, device=device))])  # loads torch's compiler, as every run does
     found = Calibration(
         device=devices.describe(device),
         date=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
         versions=packages(),
-        startup_seconds=startup(next(iter(kinds.values())), scale, device),
+        startup_seconds=time.process_time(),
         times={},
     )
     path = None
@@ -65,110 +65,65 @@ def calibrate(
 
 def time_kind(spec: RunSpec, device: torch.device, seconds: float, recompute: bool = False) -> Times:
     """Time the training steps of one run, with its recipe's batch size, and its evaluation; weights are random."""
-    loader = RandomLoader(spec, device, seconds)
+    loader, steps, kept = RandomLoader(spec, device), [], 0
     if spec.recipe:
-        network, kept = train(spec, spec.recipe, loader, device, recompute)
+        teacher = models.build(spec.teacher.network, spec.dataset).to(device) if spec.teacher else None
+        network, criterion = build(spec, teacher, device, recompute)
+        step = Step(spec, spec.recipe.model_copy(update={"lr": LR}), network, criterion, teacher)
+        at = itertools.count()
+        steps = timed(lambda: step(loader.batch, checkpoint.Position(step=next(at))), device, seconds)
+        kept = checkpoint_bytes(step)
     else:
-        network, kept = models.build(spec.network, spec.dataset).to(device), 0
-    evaluate(network, loader)
-    steps, images = loader.trained.times(), loader.tested.times()
+        network = models.build(spec.network, spec.dataset).to(device)
+    images = timed(lambda: evaluate(network, loader), device, seconds)
     return Times(
         step_seconds=statistics.median(steps) if steps else None,
-        step_spread=_spread(steps),
-        image_seconds=statistics.median(images) / loader.batch,
-        image_spread=_spread(images),
+        step_spread=spread(steps),
+        image_seconds=statistics.median(images) / loader.test_size,
+        image_spread=spread(images),
         parameters=models.count_parameters(network),
         weights_bytes=sum(value.numel() * value.element_size() for value in network.state_dict().values()),
         checkpoint_bytes=kept,
     )
 
 
-def train(
-    spec: RunSpec, recipe: Recipe, loader: Loader, device: torch.device, recompute: bool
-) -> tuple[models.Network, int]:
-    """Train for one epoch, with an untrained teacher; return the student and the size of a checkpoint in bytes."""
-    teacher = models.build(spec.teacher.network, spec.dataset).to(device) if spec.teacher else None
-    student, criterion = build(spec, teacher, device, recompute)
-    step, at = Step(spec, recipe.model_copy(update={"lr": LR}), student, criterion, teacher), checkpoint.Position()
-    for batch in loader.train(at.epoch):
-        step(batch, at)
-        at.step += 1
+def checkpoint_bytes(step: Step) -> int:
+    """Return the size of a checkpoint on disk."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "checkpoint.safetensors")
-        checkpoint.save(path, "", at, *step.state)
-        return student, path.stat().st_size
+        checkpoint.save(path, "", checkpoint.Position(), *step.state)
+        return path.stat().st_size
 
 
-def startup(spec: RunSpec, scale: str, device: torch.device) -> float:
-    """Time the start of a training process: imports, finding the run, choosing the device, making an optimiser."""
-    code = (
-        "import torch, bkdsnn.cli, bkdsnn.training.execute;"
-        "from bkdsnn.config import paper; from bkdsnn.machine import devices;"
-        f"paper.find_run({spec.name!r}, {scale!r}); one = torch.zeros(1, device=devices.choose({str(device)!r}, 1));"
-        "torch.optim.Adam([torch.nn.Parameter(one)])"  # loads torch's compiler, which takes a second
-    )
-    began = time.perf_counter()
-    gpus.run([sys.executable, "-c", code])
-    return time.perf_counter() - began
-
-
-class Marks:
-    """Time stamps between steps; on a GPU each one first waits until the step is done."""
-
-    def __init__(self, device: torch.device, seconds: float) -> None:
-        self._device, self._seconds = device, seconds
-        self._moments: list[float] = []
-
-    def steps(self) -> Iterator[int]:
-        """Count steps until enough are timed, taking the time before each and after the last."""
-        for step in range(WARM_UP + MOST):
-            self._mark()
-            if step >= WARM_UP + LEAST and self._moments[-1] - self._moments[WARM_UP] > self._seconds:
-                return
-            yield step
-        self._mark()
-
-    def times(self) -> list[float]:
-        """Return the duration in seconds of every step after the warm-up."""
-        timed = self._moments[WARM_UP:]
-        return [after - before for before, after in itertools.pairwise(timed)]
-
-    def _mark(self) -> None:
-        if self._device.type == "cuda":
-            torch.cuda.synchronize(self._device)
-        self._moments.append(time.perf_counter())
+def timed(work: Callable[[], object], device: torch.device, seconds: float) -> list[float]:
+    """Do `work` for about `seconds`; return how long each time took after the warm-up, on a GPU until it was done."""
+    times: list[float] = []
+    while len(times) < WARM_UP + LEAST or (len(times) < WARM_UP + MOST and sum(times[WARM_UP:]) < seconds):
+        began = time.perf_counter()
+        work()
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        times.append(time.perf_counter() - began)
+    return times[WARM_UP:]
 
 
 class RandomLoader(Loader):
-    """Random images or frames in the shape of a run's data; every step gets the same batch."""
+    """One batch of random images or frames in the shape of a run's data, to train on and as the whole test set."""
 
-    def __init__(self, spec: RunSpec, device: torch.device, seconds: float) -> None:
-        self.batch = spec.recipe.batch_size if spec.recipe else EVALUATION_BATCH
-        count = self.batch * (WARM_UP + MOST)
-        super().__init__(count, count, "", self.batch, spec.seed)
-        self.trained, self.tested = Marks(device, seconds), Marks(device, seconds)
-        self._images = self._random(spec, spec.network.timesteps, device)
-        teacher_timesteps = spec.teacher.network.timesteps if spec.teacher else spec.network.timesteps
-        same = not spec.dataset.events or teacher_timesteps == spec.network.timesteps
-        self._teacher_input = self._images if same else self._random(spec, teacher_timesteps, device)
-        self._labels = torch.arange(self.batch, device=device) % spec.dataset.classes
-
-    def _random(self, spec: RunSpec, timesteps: int, device: torch.device) -> Tensor:
-        side = spec.dataset.image_size
-        shape = (timesteps, 2, side, side) if spec.dataset.events else (3, side, side)
-        return torch.rand(self.batch, *shape, device=device)
+    def __init__(self, spec: RunSpec, device: torch.device) -> None:
+        size = spec.recipe.batch_size if spec.recipe else EVALUATION_BATCH
+        super().__init__(size, size, "", size, spec.seed)
+        side, runs = spec.dataset.image_size, (spec, spec.teacher or spec)
+        shapes = [(run.network.timesteps, 2, side, side) if spec.dataset.events else (3, side, side) for run in runs]
+        inputs = {shape: torch.rand(size, *shape, device=device) for shape in shapes}
+        labels = torch.arange(size, device=device) % spec.dataset.classes
+        self.batch = Batch(inputs[shapes[0]], inputs[shapes[1]], labels)
 
     def _read_train(self, order: Tensor, steps: range, epoch: int) -> Iterator[Batch]:
-        for _ in self.trained.steps():
-            yield Batch(self._images, self._teacher_input, self._labels)
+        yield self.batch
 
     def _read_test(self, order: Tensor, steps: range) -> Iterator[tuple[Tensor, Tensor]]:
-        for _ in self.tested.steps():
-            yield self._images, self._labels
-
-
-def _spread(times: list[float]) -> float:
-    return statistics.stdev(map(math.log, times)) if len(times) > 1 else 0.0
+        yield self.batch.images, self.batch.labels
 
 
 def _in_words(times: Times) -> str:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import re
+import statistics
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
 from bkdsnn.config import Strict
 from bkdsnn.core import files
-from bkdsnn.core.errors import UserError, explain
+from bkdsnn.core.errors import parsed
 
 Positive = Annotated[float, Field(gt=0)]
 Spread = Annotated[float, Field(ge=0, description="standard deviation of the logarithms of the measured times")]
@@ -43,11 +46,8 @@ class Calibration(Strict):
     @classmethod
     def read(cls, path: Path) -> Calibration:
         """Read one file; a damaged one raises `UserError`."""
-        try:
-            return cls.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            problem = explain(error, cls, str(path))
-            raise UserError(f"{problem}; delete it and run `python -m bkdsnn calibrate` again") from error
+        again = "; delete it and run `python -m bkdsnn calibrate` again"
+        return parsed(cls, path.read_bytes(), str(path), again)
 
     def write(self, results: Path) -> Path:
         """Write the file of this device in `results`, keeping its entries for other kinds of work; return its path."""
@@ -61,6 +61,11 @@ class Calibration(Strict):
 def folder(results: Path) -> Path:
     """Return the folder of calibrations; `results` is the folder above the scales."""
     return results / "calibration"
+
+
+def spread(seconds: Sequence[float]) -> float:
+    """Return the standard deviation of the logarithms of measured times; 0 for a single one."""
+    return statistics.stdev(map(math.log, seconds)) if len(seconds) > 1 else 0.0
 
 
 def is_cpu(device: str) -> bool:

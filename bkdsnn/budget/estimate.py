@@ -91,9 +91,8 @@ def price(spec: RunSpec, evidence: Evidence, results: Path) -> Priced:
         disk = disk._replace(weights=disk.weights + PREDICTION * amount.test)
     if pace is None:
         return Priced(spec, amount, None, None, disk)
-    seconds = pace.seconds
-    if spec.recipe:
-        seconds = evidence.startup + max(spec.recipe.total_epochs - epochs_done(spec, results), 0) * pace.seconds
+    left = max(spec.recipe.total_epochs - epochs_done(spec, results), 0) if spec.recipe else 1
+    seconds = left * pace.seconds + (evidence.startup if spec.recipe else 0)
     return Priced(spec, amount, Span.of(seconds, pace.sigma), pace.source, disk)
 
 

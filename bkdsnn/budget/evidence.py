@@ -9,7 +9,7 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Literal, NamedTuple
 
-from bkdsnn.budget.calibration import Calibration, Times, folder, is_cpu
+from bkdsnn.budget.calibration import Calibration, folder, is_cpu, spread
 from bkdsnn.budget.work import Size, kind
 from bkdsnn.config import RunSpec
 from bkdsnn.core.errors import UserError
@@ -59,8 +59,8 @@ class Evidence:
 
     def __init__(self, calibrations: Iterable[tuple[float, Calibration]], runs: Iterable[PastRun], device: str) -> None:
         suited = [(when, one) for when, one in calibrations if _suits(one.device, device)]
-        self.calibration = max(suited, key=lambda pair: pair[0])[1] if suited else None
         finished = [run for run in runs if _suits(run.device, device)]
+        self.calibration = max(suited, key=lambda pair: pair[0])[1] if suited else None
         newest = max(finished, key=lambda run: run.when).device if finished else None
         self.device = self.calibration.device if self.calibration else newest
         self._times = self.calibration.times if self.calibration else {}
@@ -77,7 +77,7 @@ class Evidence:
         calibrations = [(path.stat().st_mtime, Calibration.read(path)) for path in folder(results).glob("*.json")]
         begun = [spec for name, spec in runs.items() if (results / scale / "runs" / name).is_dir()]
         finished = (read_past(spec, results / scale) for spec in begun if kind(spec) in kinds)
-        return cls(calibrations, [run for run in finished if run], device)
+        return cls(calibrations, filter(None, finished), device)
 
     @functools.cached_property
     def startup(self) -> float:
@@ -89,24 +89,27 @@ class Evidence:
 
     def pace(self, spec: RunSpec, size: Size | None) -> Pace | None:
         """Return the speed of a run: from finished runs of its kind, else from calibration, else None."""
-        name = kind(spec)
-        same = [run for run in self._runs if run.kind == name]
+        same = [run for run in self._runs if run.kind == kind(spec)]
         trained = [run.seconds / run.epochs for run in same if run.epochs and run.seconds > 0]
         if seconds := trained or [run.overhead for run in same if not run.epochs and run.overhead]:
-            spread = statistics.stdev(map(math.log, seconds)) if len(seconds) > 1 else 0.0
-            return Pace(statistics.median(seconds), math.hypot(spread, MODEL["measured"]), "measured")
-        times = self._times.get(name)
-        return _calibrated(spec, size, times, self.startup) if times and size else None
+            sigma = math.hypot(spread(seconds), MODEL["measured"])
+            return Pace(statistics.median(seconds), sigma, "measured")
+        times = self._times.get(kind(spec))
+        if times is None or size is None:
+            return None
+        steps = size.train // spec.recipe.batch_size if spec.recipe else 0
+        training = steps * times.step_seconds if times.step_seconds else self.startup
+        sigma = math.hypot(times.step_spread if spec.recipe else times.image_spread, MODEL["calibrated"])
+        return Pace(training + size.test * times.image_seconds, sigma, "calibrated")
 
     def bytes(self, spec: RunSpec) -> Bytes | None:
         """Return the disk space that a run needs; None if no run of its kind was finished or calibrated here.
 
         For finished runs the checkpoint's size is that of student and optimiser, without the criterion.
         """
-        name = kind(spec)
-        if times := self._times.get(name):
+        if times := self._times.get(kind(spec)):
             return Bytes(times.weights_bytes, times.checkpoint_bytes)
-        built = [run.weights_bytes for run in self._runs if run.kind == name]
+        built = [run.weights_bytes for run in self._runs if run.kind == kind(spec)]
         values = 1 + STATES[spec.recipe.optimizer] if spec.recipe else 0
         return Bytes(built[0], built[0] * values) if built else None
 
@@ -135,12 +138,8 @@ def read_past(spec: RunSpec, results: Path) -> PastRun | None:
 def epochs_done(spec: RunSpec, results: Path) -> int:
     """Return how many epochs of an interrupted run are done; 0 without a checkpoint."""
     folder = results / "runs" / spec.name
-    if not (folder / "checkpoints" / "last.safetensors").exists():
-        return 0
-    try:
-        return len((folder / "history.jsonl").read_text().splitlines())
-    except OSError:
-        return 0
+    files = (folder / "checkpoints" / "last.safetensors", history := folder / "history.jsonl")
+    return len(history.read_text().splitlines()) if all(file.exists() for file in files) else 0
 
 
 def _overhead(benchmark: Path, seconds: float) -> float | None:
@@ -150,17 +149,6 @@ def _overhead(benchmark: Path, seconds: float) -> float | None:
     except (OSError, IndexError, ValueError):
         return None
     return wall - seconds if wall > seconds else None
-
-
-def _calibrated(spec: RunSpec, size: Size, times: Times, startup: float) -> Pace | None:
-    """Return the speed that follows from step times; None if the run trains but no training step was timed."""
-    evaluation = size.test * times.image_seconds
-    if spec.recipe is None:
-        return Pace(startup + evaluation, math.hypot(times.image_spread, MODEL["calibrated"]), "calibrated")
-    if times.step_seconds is None:
-        return None
-    training = size.train // spec.recipe.batch_size * times.step_seconds
-    return Pace(training + evaluation, math.hypot(times.step_spread, MODEL["calibrated"]), "calibrated")
 
 
 def _suits(described: str, setting: str) -> bool:

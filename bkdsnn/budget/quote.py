@@ -56,12 +56,10 @@ def outstanding(
         elif name in known:
             seeds = settings.seeds or catalogue.load_scale(settings.scale).seeds
             named |= runs_of([str(name)], settings.expansion(), seeds)
-    return [spec for name, spec in named.items() if not _whole(results / "runs" / name)]
-
-
-def _whole(folder: Path) -> bool:
-    """Whether a run is finished and none of its files was removed: Snakemake makes any other run again."""
-    return all((folder / name).is_file() for name in ARTEFACTS)
+    # Snakemake also makes a run again if one of its files was removed.
+    return [
+        spec for run, spec in named.items() if not all((results / "runs" / run / one).is_file() for one in ARTEFACTS)
+    ]
 
 
 def quote(
@@ -70,20 +68,17 @@ def quote(
     """Return the cost of a call as lines of text, and a message if it exceeds a cap (else None).
 
     `results` is the folder above the scales; `at_once` is how many runs may run in parallel. There are no lines if
-    nothing needs training. If a cap is set, a damaged calibration raises `UserError`; otherwise it is only reported.
+    nothing needs training. A damaged calibration is reported, and refused if a cap is set.
     """
     folder = results / settings.scale
     wanted = outstanding(targets, settings, runs, folder)
     if not wanted:
         return [], None
+    kinds, device = {kind(spec) for spec in wanted}, settings.device.partition(":")[0]
     try:
-        evidence = Evidence.gather(
-            results, settings.scale, {kind(spec) for spec in wanted}, runs, settings.device.partition(":")[0]
-        )
+        evidence = Evidence.gather(results, settings.scale, kinds, runs, device)
     except UserError as error:
-        if any(cap is not None for _, cap in settings.budget):
-            raise
-        return [f"budget: {error}"], None
+        return [f"budget: {error}"], str(error) if any(cap is not None for _, cap in settings.budget) else None
     priced = tuple(price(spec, evidence, folder) for spec in wanted)
     free = shutil.disk_usage(results if results.exists() else results.parent).free
     budget = Budget(priced, evidence.device, prepared(wanted, folder), free, max(1, min(at_once, len(wanted))))

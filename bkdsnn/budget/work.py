@@ -8,13 +8,25 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from bkdsnn.config import Dataset, Network, RunSpec
+from bkdsnn.config import Dataset, RunSpec
 from bkdsnn.core.errors import UserError
 from bkdsnn.data.layout import OFFICIAL
 from bkdsnn.data.manifest import Manifest
 
-FREE = {"weight", "logits_weight", "tau", "blur_ratio"}  # options of terms that do not change a step's cost
-IN_RECIPE = {"batch_size", "optimizer", "precision", "augment"}
+# The parts of a run that decide what a step costs, without the options of them that do not.
+COSTLY: Any = {
+    "dataset": {"name", "format", "classes", "image_size"},
+    "network": True,
+    "loss": {"method"},
+    "distill": True,
+    "teacher": {"network"},
+    "recipe": {"batch_size", "optimizer", "precision", "augment"},
+}
+FREE: Any = {
+    "network": {"name"},
+    "teacher": {"network": {"name"}},
+    "distill": {"__all__": {"weight", "logits_weight", "tau", "blur_ratio"}},
+}
 
 
 class Size(NamedTuple):
@@ -42,25 +54,8 @@ def kind(spec: RunSpec) -> str:
 
     It does not depend on seed, loss weights, learning rate and number of epochs.
     """
-    data = spec.dataset
-    recipe = spec.recipe.model_dump(mode="json", include=IN_RECIPE) if spec.recipe else {}
-    described = {
-        "data": [data.name, data.format, data.classes, data.image_size],
-        "network": _network(spec.network),
-        "loss": spec.loss.method,
-        "distill": [_structure(term) for term in spec.distill],
-        "teacher": _network(spec.teacher.network) if spec.teacher else None,
-        "recipe": recipe,
-        "mix": bool(spec.recipe and spec.recipe.mix),
-    }
+    described = spec.model_dump(mode="json", include=COSTLY, exclude=FREE)
+    described["blurred"] = [getattr(term, "blur_ratio", None) is not None for term in spec.distill]
+    described["mix"] = bool(spec.recipe and spec.recipe.mix)
     digest = hashlib.sha256(json.dumps(described, sort_keys=True).encode()).hexdigest()[:10]
-    return f"{data.name}-{spec.network.slug}-{spec.method}-t{spec.network.timesteps}-{digest}"
-
-
-def _network(network: Network) -> dict[str, Any]:
-    return network.model_dump(mode="json", exclude={"name"})
-
-
-def _structure(term: Any) -> dict[str, Any]:
-    blurred = getattr(term, "blur_ratio", None) is not None
-    return {**term.model_dump(mode="json", exclude=FREE), "blurred": blurred}
+    return f"{spec.dataset.name}-{spec.network.slug}-{spec.method}-t{spec.network.timesteps}-{digest}"

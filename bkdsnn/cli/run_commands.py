@@ -131,7 +131,7 @@ def calibrate(options: argparse.Namespace) -> None:
     from bkdsnn.machine import devices
 
     device = devices.choose(options.device, options.threads, keep_memory=not recompute)
-    path = time_steps(specs.values(), options.scale, options.results, device, options.seconds, recompute)
+    path = time_steps(specs.values(), options.results, device, options.seconds, recompute)
     progress.log.info("%s: used by dry runs from now on", path)
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
+
+M = TypeVar("M", bound=BaseModel)
 
 
 class UserError(Exception):
@@ -38,6 +40,14 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> UserE
     """Turn a pydantic error into one message: the key, what was found, what was expected."""
     lines = [_line(item, model) for item in error.errors()]
     return UserError(f"{where}: " + "; ".join(lines))
+
+
+def parsed(model: type[M], content: bytes, where: str, then: str = "") -> M:
+    """Return a model from its JSON. Raises `UserError` if it does not fit; `then` tells what to do."""
+    try:
+        return model.model_validate_json(content)
+    except ValidationError as error:
+        raise UserError(f"{explain(error, model, where)}{then}") from error
 
 
 def faults(model: type[BaseModel], fields: Mapping[str, Any]) -> list[str]:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import csv
 import fcntl
 import hashlib
+import io
 import json
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -57,16 +59,22 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text)
 
 
+def csv_text(records: Sequence[Mapping[str, Any]]) -> str:
+    """Return records with the keys of the first as CSV: floats at full precision; None is an empty field."""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(records[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(records)
+    return text.getvalue()
+
+
 def write_json(path: Path, content: Any) -> None:
     """Write indented JSON atomically."""
     write_text(path, json.dumps(content, indent=2) + "\n")
 
 
 def lock(path: Path) -> IO[str] | None:
-    """Return a lock file, open and locked, or None if another process holds it; the lock dies with the process.
-
-    Raises `UserError` if the file cannot be created.
-    """
+    """Return a file locked until the process ends, None if another holds it; `UserError` if it cannot be created."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         stream = path.open("a+")

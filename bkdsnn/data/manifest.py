@@ -7,11 +7,9 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from pydantic import ValidationError
-
 from bkdsnn.config import Dataset, Strict
 from bkdsnn.core import files
-from bkdsnn.core.errors import UserError, explain
+from bkdsnn.core.errors import UserError, parsed
 
 
 class FileRecord(Strict):
@@ -68,11 +66,8 @@ class Manifest(Strict):
         """Read the manifest at `path`; UserError if it is absent, damaged or belongs to another dataset spec."""
         if not path.is_file():
             raise UserError(f"the data manifest {path} is missing; run the workflow, which prepares the data first")
-        try:
-            manifest = cls.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            again = "delete the manifest and run the workflow again"
-            raise UserError(f"{explain(error, cls, f'data manifest {path}')}; {again}") from error
+        again = "; delete the manifest and run the workflow again"
+        manifest = parsed(cls, path.read_bytes(), f"data manifest {path}", again)
         manifest._check_belongs(path, dataset)
         return manifest
 

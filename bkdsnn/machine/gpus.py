@@ -8,7 +8,6 @@ from __future__ import annotations
 import itertools
 import os
 import random
-import subprocess
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -52,12 +51,6 @@ def held() -> list[str]:
 def held_files() -> list[int]:
     """Return the file descriptors of this process's locks; a child process that inherits one also holds that GPU."""
     return [stream.fileno() for stream in _HELD.values()]
-
-
-def run(line: Sequence[str]) -> None:
-    """Run a command that may use the GPUs of this process; raises `CalledProcessError` if it fails."""
-    environment = os.environ | {HELD: ",".join(held())}
-    subprocess.run(line, check=True, env=environment, pass_fds=held_files())
 
 
 def lock_folder(environment: Mapping[str, str] = os.environ) -> Path:

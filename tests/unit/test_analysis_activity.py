@@ -323,7 +323,7 @@ def test_other_data_than_the_run_saw_are_refused(results, finished):
     content = json.loads(path.read_text())
     content["dataset"]["digest"] = "0" * 64
     path.write_text(json.dumps(content))
-    with pytest.raises(UserError, match=r"metrics\.json: the run used data with digest 0{10}, found .*; put the data"):
+    with pytest.raises(UserError, match=r"metrics\.json: the run used data with digest 0{10}, but .*: other data"):
         analyse(spec_of("sew"), results, CPU)
 
 

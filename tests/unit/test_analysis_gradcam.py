@@ -415,7 +415,9 @@ def test_what_cannot_be_measured_is_refused(plan, copy):
     kept = (last / "metrics.json").read_text()
 
     edited(last / "metrics.json", dataset={**json.loads(kept)["dataset"], "digest": "0" * 64})
-    with pytest.raises(UserError, match=rf"fig9y, Transformer: run {last.name} used data with digest 0{{10}}, found"):
+    with pytest.raises(
+        UserError, match=rf"{last.name}/metrics.json: the run used data with digest 0{{10}}, but .* has"
+    ):
         analyse(plan, copy, CPU)
     (last / "metrics.json").write_text(kept)
 
@@ -462,6 +464,7 @@ def test_recordings_are_refused(plan, copy):
 def test_what_is_not_of_the_figure_is_not_read(plan, copy):
     npz, summary = maps_paths(plan, copy)
     again = r"; remove it and make it with `snakemake --cores all fig9y"
+    whole = npz.read_bytes()
     with np.load(npz) as stored:
         arrays = dict(stored)
     text = summary.read_text()
@@ -471,22 +474,22 @@ def test_what_is_not_of_the_figure_is_not_read(plan, copy):
             read_maps(plan, copy)
 
     for key, changed in (
-        ("0/specs", arrays["0/specs"][::-1]),
         ("0/images", arrays["0/images"][:2]),
         ("1/maps", arrays["1/maps"].astype(np.float64)),
         ("1/maps", arrays["1/maps"] * 2),
         ("1/maps", np.where(arrays["1/maps"] > 0.5, np.float32(np.nan), arrays["1/maps"])),
         ("1/silent", arrays["1/silent"][:, :1]),
         ("0/predicted", arrays["0/predicted"].astype(object)),
+        ("0/labels", arrays["0/labels"] + 1),
     ):
         np.savez(npz, **{**arrays, key: changed})
         refused(r"fig9y\.npz: ")
     np.savez(npz, **{key: array for key, array in arrays.items() if key != "1/labels"})
-    refused(r"fig9y\.npz: not readable")
-    for damaged in (b"", b"not an archive", npz.read_bytes()[:-200]):
+    refused(r"fig9y\.npz: ")
+    for damaged in (b"", b"not an archive", whole[:-200]):
         npz.write_bytes(damaged)
-        refused(r"fig9y\.npz: not readable")
-    np.savez(npz, **arrays)
+        refused(r"fig9y\.npz: ")
+    npz.write_bytes(whole)
     assert read_maps(plan, copy)
 
     digest = next(iter(plan.runs().values())).digest

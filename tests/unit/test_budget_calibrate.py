@@ -1,15 +1,13 @@
 """Calibration for real, of the smallest runs: on images, on recordings, of a conversion."""
 
 import logging
-import subprocess
-import sys
 
 import pytest
 import torch
 from torch.autograd.graph import saved_tensors_hooks
 
 from bkdsnn import models
-from bkdsnn.budget.calibrate import LEAST, Marks, calibrate
+from bkdsnn.budget.calibrate import LEAST, calibrate, timed
 from bkdsnn.budget.calibration import Calibration
 from bkdsnn.budget.work import kind
 from bkdsnn.config import paper
@@ -27,7 +25,7 @@ CLIPS = next(spec for spec in RUNS if spec.dataset.events and spec.teacher)
 @pytest.fixture(scope="module")
 def found(tmp_path_factory):
     results = tmp_path_factory.mktemp("results")
-    path = calibrate([STUDENT, CONVERTED, CLIPS], "smoke", results, CPU, 1e-6)
+    path = calibrate([STUDENT, CONVERTED, CLIPS], results, CPU, 1e-6)
     assert [entry for entry in results.rglob("*") if entry.is_file()] == [path]
     return Calibration.read(path)
 
@@ -50,7 +48,7 @@ def kept_bytes(results, **options):
         return tensor
 
     with saved_tensors_hooks(pack, lambda tensor: tensor):
-        calibrate([STUDENT], "smoke", results, CPU, 1e-6, **options)
+        calibrate([STUDENT], results, CPU, 1e-6, **options)
     return sum(sizes)
 
 
@@ -69,26 +67,7 @@ def test_the_file_names_device_and_versions(found):
     assert log.level != logging.WARNING
 
 
-CLAIMS = "from bkdsnn.machine import gpus; gpus.claim(['0'], 1, gpus.lock_folder())"
-TIMES = f"""import sys, torch; {CLAIMS}
-from bkdsnn.budget.calibrate import startup
-from bkdsnn.config import paper
-sys.executable = sys.argv[1]
-startup(paper.find_run(sys.argv[2], "smoke"), "smoke", torch.device("cpu"))
-"""
-
-
-def test_the_process_that_is_timed_does_not_wait_for_the_gpu_that_calibration_holds(tmp_path, monkeypatch):
-    """There may be no GPU here, so that what is run in place of Python claims the name of one."""
-    monkeypatch.setenv("TMPDIR", str(tmp_path))
-    claims = tmp_path / "claims.sh"
-    claims.write_text(f'#!/bin/sh\nexec {sys.executable} -c "{CLAIMS}"\n')
-    claims.chmod(0o755)
-    subprocess.run([sys.executable, "-c", TIMES, str(claims), STUDENT.name], check=True, timeout=300)
-    assert [path.name for path in tmp_path.rglob("*.lock")] == ["0.lock"]
-
-
 def test_the_warm_up_is_not_timed():
-    marks = Marks(CPU, 1e-9)
-    assert len(list(marks.steps())) - len(marks.times()) == 2
-    assert len(marks.times()) == LEAST
+    done = []
+    assert len(timed(lambda: done.append(1), CPU, 1e-9)) == LEAST
+    assert len(done) - LEAST == 2

@@ -77,7 +77,9 @@ def test_a_process_that_holds_a_gpu_gets_it_again(hold):
 
 
 PARENT = f"{IMPORTS}gpus.claim(['0'], 1, Path(sys.argv[1])); code = {HOLD!r};"
-PARENT += "gpus.run([sys.executable, '-c', code, sys.argv[1], '0', '1'])"
+PARENT += "line = [sys.executable, '-c', code, sys.argv[1], '0', '1'];"
+PARENT += "import os, subprocess; environment = os.environ | {gpus.HELD: ','.join(gpus.held())};"
+PARENT += "subprocess.run(line, check=True, env=environment, pass_fds=gpus.held_files())"
 
 
 def test_a_process_that_another_runs_computes_on_its_gpu(hold):

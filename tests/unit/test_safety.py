@@ -21,13 +21,11 @@ MODULES = {
     "zipfile": {
         "core/archives.py": "the one place that unpacks",
         "runs/records.py": "reads one array of an .npz after its size",
-        "analysis/maps.py": "only its exception",
     },
     "subprocess": {
         "runs/provenance.py": "git, with fixed arguments",
         "machine/launch.py": "this program again, with the arguments of its user",
         "machine/fork_server.py": "this program again, with no argument of anyone's",
-        "machine/gpus.py": "a program of our own that shares the GPU of this process",
         "models/firing/native.py": "the C compiler, on our own source, with arguments from closed lists",
     },
     "ctypes": {

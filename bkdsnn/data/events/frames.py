@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from pydantic import ValidationError
 
 from bkdsnn.config import Dataset, Events, Strict
 from bkdsnn.core import files
-from bkdsnn.core.errors import UserError, explain
+from bkdsnn.core.errors import UserError, parsed
 from bkdsnn.core.progress import log
 from bkdsnn.data.events import formats
 from bkdsnn.data.events.layouts import Item
@@ -104,10 +103,7 @@ class FramesRecord(Strict):
                 f"the record of frames {path} is missing; run the workflow, which makes it first, "
                 f"or `python -m bkdsnn frames` with --timesteps {settings.timesteps}"
             )
-        try:
-            record = cls.model_validate_json(path.read_bytes())
-        except ValidationError as error:
-            raise UserError(f"{explain(error, cls, f'record of frames {path}')}; {_AGAIN}") from error
+        record = parsed(cls, path.read_bytes(), f"record of frames {path}", f"; {_AGAIN}")
         for key, wanted in settings:
             if (found := getattr(record.settings, key)) != wanted:
                 raise UserError(f"{path}: '{key}' is {found!r}, but this run needs {wanted!r}; {_AGAIN}")

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any
 
 from matplotlib.axes import Axes
 
@@ -13,21 +12,14 @@ from bkdsnn.analysis.activity_records import AGAIN, AttentionRates, activity_pat
 from bkdsnn.config import RunSpec
 from bkdsnn.config.figure_plans import CurvePlan, FigurePlan
 from bkdsnn.core.errors import UserError
-from bkdsnn.core.statistics import sample_std
 from bkdsnn.report.figures import style
+from bkdsnn.report.figures.lines import Averaged, averaged
 
 QUANTITIES = {"q": "$Q$", "k": "$K$", "v": "$V$", "attention": "attention"}
 DODGE = 0.05  # blocks by which markers of neighbouring curves stand apart
 
 
-class Rates(NamedTuple):
-    """Rates of one quantity of a curve in per cent, one a block; `std` is None for one seed."""
-
-    mean: list[float]
-    std: list[float] | None
-
-
-Panel = list[dict[str, Rates]]  # by curve and quantity
+Panel = list[dict[str, Averaged]]  # firing rates in per cent, one a block, by curve and quantity
 
 
 def draw(plan: FigurePlan, results: Path, folder: Path) -> dict[str, Path]:
@@ -37,7 +29,7 @@ def draw(plan: FigurePlan, results: Path, folder: Path) -> dict[str, Path]:
     """
     panels = [[_rates(plan, curve, results) for curve in panel.curves] for panel in plan.panels]
     with style.applied():
-        figure = style.sheet(plan, style.TWO_COLUMNS, 0.4 + 1.4 * len(panels), _notes(plan))
+        figure = style.sheet(plan, style.TWO_COLUMNS, 0.4 + 1.4 * len(panels), style.spread(plan, "Markers", "bars"))
         grid = figure.subplots(len(panels), len(QUANTITIES), squeeze=False)
         for row, panel, curves in zip(grid, plan.panels, panels):
             looks = style.looks([curve.runs[0] for curve in panel.curves])
@@ -53,22 +45,16 @@ def draw(plan: FigurePlan, results: Path, folder: Path) -> dict[str, Path]:
         return style.save(figure, plan, list(_records(plan, panels)), folder)
 
 
-def _notes(plan: FigurePlan) -> list[str]:
-    return ["Markers: mean over seeds; bars: ± one sample standard deviation."] if len(plan.seeds) > 1 else []
-
-
-def _rates(plan: FigurePlan, curve: CurvePlan, results: Path) -> dict[str, Rates]:
+def _rates(plan: FigurePlan, curve: CurvePlan, results: Path) -> dict[str, Averaged]:
     seeds = [_blocks(plan, run, results) for run in curve.runs]
     for run, blocks in zip(curve.runs, seeds):
         if len(blocks) != len(seeds[0]):
             path = activity_path(run.name, results)
             raise UserError(f"{path}: {len(blocks)} blocks, expected {len(seeds[0])} as with other seeds; {AGAIN}")
-    found = {}
-    for quantity in QUANTITIES:
-        values = [[100 * getattr(block, quantity) for block in blocks] for blocks in zip(*seeds)]
-        stds = [sample_std(one) or 0.0 for one in values] if len(seeds) > 1 else None
-        found[quantity] = Rates(list(map(fmean, values)), stds)
-    return found
+    return {
+        quantity: averaged([100 * getattr(block, quantity) for block in blocks] for blocks in seeds)
+        for quantity in QUANTITIES
+    }
 
 
 def _blocks(plan: FigurePlan, run: RunSpec, results: Path) -> list[AttentionRates]:
@@ -87,7 +73,7 @@ def _blocks(plan: FigurePlan, run: RunSpec, results: Path) -> list[AttentionRate
     return activity.blocks
 
 
-def _draw(axes: Axes, curves: Sequence[Rates], labels: Sequence[str], looks: Sequence[style.Look]) -> None:
+def _draw(axes: Axes, curves: Sequence[Averaged], labels: Sequence[str], looks: Sequence[style.Look]) -> None:
     for i, (rates, label, look) in enumerate(zip(curves, labels, looks)):
         shift = DODGE * (i - (len(curves) - 1) / 2)
         x = [block + shift for block in range(1, len(rates.mean) + 1)]

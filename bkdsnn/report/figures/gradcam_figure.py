@@ -8,8 +8,6 @@ from typing import Any
 import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap
 from matplotlib.figure import SubFigure
 from numpy.typing import NDArray
 
@@ -89,24 +87,19 @@ def _draw_map(axes: Axes, shown: PanelMaps, at: tuple[int, int, int]) -> None:
     black, white = GREY
     image = shown.images[at[0]]
     grey = (black + (white - black) * image.mean(-1) / 255)[..., None]
-    if shown.maps[at].any():
-        axes.imshow(_over(grey, matplotlib.colormaps[COLORS](shown.maps[at])))
-        return
     axes.imshow(np.broadcast_to(grey, image.shape))
+    if shown.maps[at].any():
+        axes.imshow(shown.maps[at], cmap=COLORS, alpha=OPACITY, vmin=0, vmax=1)
+        return
     why = "the same\neverywhere" if shown.positive[at] else "no positive\nevidence"
     why = "never fires" if shown.silent[at] else why
     box = {"facecolor": "white", "edgecolor": "none", "pad": 1.5}
     axes.text(0.5, 0.5, why, transform=axes.transAxes, ha="center", va="center", fontsize=style.SMALL, bbox=box)
 
 
-def _over(grey: NDArray[np.float64], colors: NDArray[np.float64]) -> NDArray[np.float64]:
-    return OPACITY * colors[..., :3] + (1 - OPACITY) * grey
-
-
 def _draw_bar(part: SubFigure) -> None:
     """Explain the colours as they look over a middle grey."""
-    axes = part.add_axes((0.3, 0.6, 0.4, 0.25))
-    middle = np.full((256, 1), sum(GREY) / 2)
-    colors = ListedColormap(_over(middle, matplotlib.colormaps[COLORS](np.linspace(0, 1, 256))))
-    bar = part.colorbar(ScalarMappable(cmap=colors), cax=axes, orientation="horizontal", ticks=[])
-    bar.set_label(BAR_LABEL)
+    axes = part.add_axes((0.3, 0.6, 0.4, 0.25), facecolor=str(sum(GREY) / 2))
+    axes.imshow([np.linspace(0, 1, 256)], cmap=COLORS, alpha=OPACITY, aspect="auto")
+    axes.set(xticks=[], yticks=[], xlabel=BAR_LABEL)
+    axes.spines[:].set_visible(False)

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import fmean
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from bkdsnn.config import Neuron, RunSpec
 from bkdsnn.config.figure_plans import CurvePlan, FigurePlan, PanelPlan
 from bkdsnn.core.errors import UserError
-from bkdsnn.core.statistics import sample_std
 from bkdsnn.models.firing.loop import surrogate_derivative
 from bkdsnn.report.figures import style
+from bkdsnn.report.figures.lines import Averaged, averaged, draw_line, from_zero
 from bkdsnn.report.figures.run_history import read_history
 from bkdsnn.runs.schema import Gradients
 
@@ -27,13 +25,12 @@ V = np.linspace(-2, 2, 401)  # v - v_threshold
 
 
 class Series(NamedTuple):
-    """Numbers of one line; `std` is None where nothing was averaged."""
+    """Numbers of one line, averaged over `n` runs."""
 
     curve: str
     quantity: str
     x: Sequence[float]
-    mean: Sequence[float]
-    std: Sequence[float] | None
+    values: Averaged
     n: int
 
 
@@ -83,7 +80,7 @@ def _surrogates(run: RunSpec) -> list[Series]:
     values = {("Heaviside", "step"): np.heaviside(V, 1.0)}
     for name, neuron in used.items():
         values |= zip(((name, "surrogate"), (name, "derivative")), surrogate(neuron))
-    return [Series(*names, V.tolist(), line.tolist(), None, 1) for names, line in values.items()]
+    return [Series(*names, V.tolist(), Averaged(line.tolist(), None), 1) for names, line in values.items()]
 
 
 def _name(neuron: Neuron) -> str:
@@ -93,13 +90,11 @@ def _name(neuron: Neuron) -> str:
 def _measured(plan: FigurePlan, curve: CurvePlan, results: Path) -> list[Series]:
     """Both root mean squares and the cosine of a curve, epoch by epoch, averaged over seeds."""
     histories = [_gradients(plan, run, results) for run in curve.runs]
-    epochs = range(1, len(histories[0]) + 1)
-    found = []
-    for quantity in ("bkd", "task", "cosine"):
-        values = [[getattr(one, quantity) for one in epoch] for epoch in zip(*histories)]
-        stds = [sample_std(one) or 0.0 for one in values] if len(curve.runs) > 1 else None
-        found.append(Series(curve.label, quantity, epochs, list(map(fmean, values)), stds, len(curve.runs)))
-    return found
+    epochs, n = range(1, len(histories[0]) + 1), len(curve.runs)
+    return [
+        Series(curve.label, quantity, epochs, averaged([getattr(one, quantity) for one in own] for own in histories), n)
+        for quantity in ("bkd", "task", "cosine")
+    ]
 
 
 def _gradients(plan: FigurePlan, run: RunSpec, results: Path) -> list[Gradients]:
@@ -120,14 +115,14 @@ def _gradients(plan: FigurePlan, run: RunSpec, results: Path) -> list[Gradients]
 
 def _draw_surrogates(axes: Axes, lines: Sequence[Series]) -> None:
     step, *others = lines
-    axes.plot(step.x, step.mean, color=style.BLACK, linewidth=0.8, label="step Θ")
+    axes.plot(step.x, step.values.mean, color=style.BLACK, linewidth=0.8, label="step Θ")
     colors = dict(zip(dict.fromkeys(line.curve for line in others), (style.VERMILION, style.BLUE)))
     for line in others:
         derivative = line.quantity == "derivative"
         where = " (paper)" if line.curve == _name(PAPER) else " (run)"
         axes.plot(
             line.x,
-            line.mean,
+            line.values.mean,
             color=colors[line.curve],
             linestyle=(0, (4, 1.5)) if derivative else "solid",
             linewidth=0.9 if line.curve == _name(PAPER) else 1.7,
@@ -147,7 +142,7 @@ def _draw_measured(axes: Axes, below: Axes, panel: PanelPlan, series: Sequence[S
         other = look._replace(linestyle=(0, (1, 1.2)), marker="o")
         _line(axes, task, other, prefix + r"$\partial\mathcal{L}_{\mathrm{task}}/\partial F$", markerfacecolor="white")
         _line(below, cosine, look, "")
-    logarithmic = any(mean > 0 for delta, task, _ in series for mean in (*delta.mean, *task.mean))
+    logarithmic = any(mean > 0 for delta, task, _ in series for mean in (*delta.values.mean, *task.values.mean))
     scale = "log" if logarithmic else "linear"
     axes.set(yscale=scale, ylabel="root mean square", title=f"measured: {style.mathtext(panel.title)}")
     axes.legend(loc="best", ncols=2)
@@ -155,25 +150,20 @@ def _draw_measured(axes: Axes, below: Axes, panel: PanelPlan, series: Sequence[S
     below.set(xlabel="epoch", ylabel="cosine")
     for one in (axes, below):
         one.margins(y=0.15)
-        one.set_xlim(left=0)
-        one.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+        from_zero(one)
 
 
 def _line(axes: Axes, line: Series, look: style.Look, label: str, **options: Any) -> None:
-    every = max(1, len(line.x) // 6)
-    axes.plot(line.x, line.mean, **look._asdict(), label=label, markevery=every, **options)
-    if line.std:
-        low, high = np.subtract(line.mean, line.std), np.add(line.mean, line.std)
-        axes.fill_between(line.x, low, high, color=look.color, alpha=0.2, linewidth=0)
+    draw_line(axes, line.x, line.values, look, label=label, markevery=max(1, len(line.x) // 6), **options)
 
 
 def _records(line: Series) -> Iterator[dict[str, Any]]:
-    for i, (x, mean) in enumerate(zip(line.x, line.mean)):
+    for i, (x, mean) in enumerate(zip(line.x, line.values.mean)):
         yield {
             "curve": line.curve,
             "quantity": line.quantity,
             "x": x,
             "mean": mean,
-            "std": line.std[i] if line.std else None,
+            "std": line.values.std[i] if line.values.std else None,
             "n": line.n,
         }

@@ -11,7 +11,6 @@ Nothing here chooses a backend or keeps global state: a `Figure` finds the canva
 from __future__ import annotations
 
 import contextlib
-import csv
 import itertools
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -181,9 +180,10 @@ def remarks(plan: FigurePlan) -> list[str]:
     ]
 
 
-def spread(plan: FigurePlan) -> list[str]:
-    """Say what lines and bands of curves over several seeds are."""
-    return ["Lines: mean over seeds; bands: ± one sample standard deviation."] if len(plan.seeds) > 1 else []
+def spread(plan: FigurePlan, means: str = "Lines", deviations: str = "bands") -> list[str]:
+    """Say how a figure shows several seeds."""
+    told = f"{means}: mean over seeds; {deviations}: ± one sample standard deviation."
+    return [told] if len(plan.seeds) > 1 else []
 
 
 def legend(figure: Figure) -> None:
@@ -207,7 +207,9 @@ def save(figure: Figure, plan: FigurePlan, records: Sequence[Mapping[str, Any]],
         figure.savefig(temporary["png"], format="png", metadata=made_by)
         made_by = {"Title": title, "Subject": plan.command, "CreationDate": None}
         figure.savefig(temporary["pdf"], format="pdf", metadata=made_by)
-        _write_csv(temporary["csv"], plan, records)
+        common = {"figure": plan.figure.name, "scale": plan.scale.name}
+        text = files.csv_text([{**common, **record} for record in records])
+        temporary["csv"].write_text(text, encoding="utf-8", newline="")
     return paths
 
 
@@ -219,15 +221,6 @@ def _fix_layout(figure: Figure) -> None:
     for axes in figure.axes:
         left, bottom, width, height = (round(side, 6) for side in axes.get_position(original=True).bounds)
         axes.set_position((left, bottom, width, height))
-
-
-def _write_csv(path: Path, plan: FigurePlan, records: Sequence[Mapping[str, Any]]) -> None:
-    """Floats at full precision; None is an empty field."""
-    common = {"figure": plan.figure.name, "scale": plan.scale.name}
-    with path.open("w", encoding="utf-8", newline="") as stream:
-        writer = csv.DictWriter(stream, fieldnames=[*common, *records[0]], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows({**common, **record} for record in records)
 
 
 def _wrapped(text: str, width: float) -> list[str]:
