@@ -11,11 +11,11 @@ from statistics import fmean
 from typing import Any, NamedTuple
 
 from matplotlib.axes import Axes
-from matplotlib.ticker import MaxNLocator
 
 from bkdsnn.config.figure_plans import CurvePlan, FigurePlan
 from bkdsnn.core.statistics import sample_std
 from bkdsnn.report.figures import style
+from bkdsnn.report.figures.lines import Averaged, draw_line, from_zero
 from bkdsnn.report.figures.run_history import devices_of, read_history, read_timesteps
 
 COLUMNS = 3
@@ -41,6 +41,12 @@ class AveragedCurve:
 
     curve: CurvePlan
     points: list[Point]
+
+    @property
+    def top1(self) -> Averaged:
+        """The accuracies of the points."""
+        stds = [point.std for point in self.points if point.std is not None]
+        return Averaged([point.mean for point in self.points], stds or None)
 
 
 class Axis(NamedTuple):
@@ -110,22 +116,12 @@ def _panel(axes: Axes, title: str, lines: Sequence[AveragedCurve], axis: Axis) -
     looks = style.looks([line.curve.runs[0] for line in lines])
     every = max(1, max(len(line.points) for line in lines) // MARKERS)
     for i, (line, look) in enumerate(zip(lines, looks)):
-        x, means = axis.values(line), [point.mean for point in line.points]
+        x = axis.values(line)
         first = min(i * every // len(lines), len(x) - 1)  # so that the markers of close curves do not cover each other
-        axes.plot(
-            x,
-            means,
-            **look._asdict(),
-            markevery=(first, every),
-            label=style.mathtext(line.curve.label),
-            zorder=3 + i / 10,
-        )
-        if None not in (stds := [point.std for point in line.points]):
-            low, high = ([mean + sign * (std or 0.0) for mean, std in zip(means, stds)] for sign in (-1, 1))
-            axes.fill_between(x, low, high, color=look.color, alpha=0.2, linewidth=0)
+        options = {"markevery": (first, every), "label": style.mathtext(line.curve.label), "zorder": 3 + i / 10}
+        draw_line(axes, x, line.top1, look, **options)
     axes.set_title(style.mathtext(title))
-    axes.set_xlim(left=0)
-    axes.xaxis.set_major_locator(MaxNLocator(6, integer=axis.unit is None))
+    from_zero(axes, integer=axis.unit is None)
     _last_values(axes, [(axis.values(line)[-1], line.points[-1], look) for line, look in zip(lines, looks)])
 
 
