@@ -229,7 +229,7 @@ def test_an_unknown_run_is_answered_by_the_nearest_and_by_where_the_others_are_l
         ("plan table2a --json --names", "argument --names: not allowed with argument --json"),
         (
             "plan table2a --datasets cifar10",
-            "argument --datasets: expected such as cifar10=cifar10-jpeg75, found cifar10",
+            "argument --datasets: expected two datasets such as cifar10=cifar10-jpeg75, found 'cifar10'",
         ),
         ("tabel", "argument command: invalid choice: 'tabel'"),
         ("", "the following arguments are required: command"),
