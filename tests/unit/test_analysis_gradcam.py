@@ -423,7 +423,9 @@ def test_what_cannot_be_measured_is_refused(plan, copy):
 
     metrics = json.loads(kept)
     (last / "predictions.npz").unlink()
-    edited(last / "metrics.json", top1={**metrics["top1"], "last": metrics["top1"]["last"] + 10})
+    wrong = metrics["top1"]["last"] + 10
+    steps = [*metrics["top1_by_timestep"][:-1], wrong]
+    edited(last / "metrics.json", top1={**metrics["top1"], "last": wrong}, top1_by_timestep=steps)
     with pytest.raises(UserError, match=r"weights.safetensors: classifies .* % of .* images right, expected"):
         analyse(plan, copy, CPU)
 

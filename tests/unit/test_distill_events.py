@@ -27,7 +27,7 @@ def taught(family, *terms):
     networks = [NETWORKS[family].model_copy(update={"timesteps": steps}) for steps in (4, 16)]
     recipe = {"epochs": 1, "batch_size": 2, "optimizer": "sgd", "lr": 0.1}
     student, teacher = ({"network": one, "dataset": dataset(), "recipe": recipe, "seed": 0} for one in networks)
-    run = RunSpec.model_validate(student | {"distill": terms, "teacher": teacher})
+    run = RunSpec.model_validate(student | {"distill": terms, "teacher": teacher | {"role": "teacher"}})
     nets = [seeded(network, seed=seed) for seed, network in enumerate(networks)]
     module = Criterion(run, *(models.feature_shapes(net, 32) for net in nets))
     fine = frames(2, 16)

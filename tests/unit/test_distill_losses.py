@@ -83,7 +83,7 @@ def run_spec(loss, terms):
     snn = resnet | neuron | {"form": "sew"}
     if any(term.method == "hard-ld" for term in terms):
         snn = {"family": "meta-spikeformer", "name": "m", "dims": (2, 2, 8, 8), "distilled_head": True} | neuron
-    teacher = shared | {"network": resnet | {"form": "ann"}} if terms else None
+    teacher = shared | {"network": resnet | {"form": "ann"}, "role": "teacher"} if terms else None
     return RunSpec.model_validate(shared | {"network": snn, "loss": loss, "distill": terms, "teacher": teacher})
 
 
