@@ -213,7 +213,8 @@ def test_a_data_root_that_does_not_exist_is_named(begun, tmp_path):
     root = f"data={{root: {tmp_path / 'nowhere'}}}"
     ended = snakemake(begun, "--cores", "2", "table2a", "--config", "scale=paper", root)
     assert ended.returncode == 1 and "Traceback" not in ended.stdout
-    message = f"error: 'data.root' (or BKDSNN_DATA_ROOT): no such folder: {tmp_path / 'nowhere'}; create it or correct the path"
+    missing = f"no such folder: {tmp_path / 'nowhere'}; create it or correct the path"
+    message = f"error: 'data.root' (or BKDSNN_DATA_ROOT): {missing}"
     assert set(error_lines(ended.stdout)) == {message}
     assert not (begun / "results" / "paper" / "runs").exists()
     assert before.items() <= results(begun).items()
