@@ -142,8 +142,8 @@ def test_our_runs_keep_their_names_beside_own_work(mine, monkeypatch):
     ours = paper.all_runs("demo")
     assert ours.keys() < with_own.keys()
     assert {name.split("-s0-")[0] for name in with_own.keys() - ours.keys()} == {
-        *(f"digit-pairs-48-sew-resnet{depth}-mean-t4" for depth in (18, 34, 50)),
-        "digit-pairs-48-tiny-8-ce-t2",
+        *(f"digits-48-sew-resnet{depth}-mean-t4" for depth in (18, 34, 50)),
+        "digits-48-tiny-8-ce-t2",
     }
 
 
