@@ -37,7 +37,7 @@ RESNET = {
 }
 RECIPE = {"epochs": 1, "batch_size": 10, "optimizer": "sgd", "lr": 0.1}
 RUN = {"dataset": EVENTS, "network": WIDE, "recipe": RECIPE, "seed": 0}
-TEACHER = {**RUN, "network": {**WIDE, "timesteps": 16}}
+TEACHER = {**RUN, "role": "teacher", "network": {**WIDE, "timesteps": 16}}
 
 
 def test_events_have_two_channels_and_may_be_embedded():
