@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import platform
+import re
 import resource
 from collections.abc import Callable
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -115,4 +117,13 @@ def peak_memory_mb(device: torch.device) -> float:
     """Peak memory of this process in MiB: on the GPU that it uses, else in main memory with all that it imported."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**20
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10 + fork_server.unused_mb()
+    return _peak_main_memory_mb() + fork_server.unused_mb()
+
+
+def _peak_main_memory_mb() -> float:
+    status = Path("/proc/self/status")
+    if not status.exists():  # macOS, which counts bytes
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    # `getrusage` would begin with the peak of the process that started this one.
+    (peak,) = re.findall(r"VmHWM:\s+(\d+) kB", status.read_text())
+    return int(peak) / 2**10

@@ -4,6 +4,7 @@ import csv
 import json
 import shutil
 import subprocess
+import sys
 
 import pytest
 from training_example import CPU, run
@@ -68,6 +69,14 @@ def test_provenance_has_the_attempts_of_this_result_only(results, folder):
     path = run(SPEC, results)
     (own,) = json.loads((path / "provenance.json").read_text())["attempts"]
     assert own["origin"] is None and own["device"].endswith("CPU, 1 threads")
+
+
+def test_the_peak_memory_of_a_process_is_not_that_of_the_process_which_started_it():
+    probe = "import torch; from bkdsnn.machine import devices; print(devices.peak_memory_mb(torch.device('cpu')))"
+    own = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True).stdout
+    starter = f"import subprocess; large = b'x' * 2**31; subprocess.run([{sys.executable!r}, '-c', {probe!r}])"
+    by_large = subprocess.run([sys.executable, "-c", starter], capture_output=True, text=True, check=True).stdout
+    assert float(by_large) == pytest.approx(float(own), rel=0.1)
 
 
 @pytest.mark.parametrize("keep", [-1, -20])

@@ -95,5 +95,5 @@ def test_kinds_and_fields_that_nothing_implements_are_refused(field, value):
     assert Spiking(plain, 1)(torch.ones(1)) == 1
     assert native.missing(new, torch.float32) == f"native.c {NEW[field]}"
     assert gpu.missing(new, torch.float32) == f"kernels.py {NEW[field]}"
-    with pytest.raises(UserError, match=f"loop.py {NEW[field]}.*implement it there"):
+    with pytest.raises(UserError, match=f"loop.py {NEW[field]}.*add it there"):
         Spiking(new, 1)

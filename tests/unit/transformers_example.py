@@ -18,8 +18,9 @@ EVERY_POOL = (1, 2, 3, 4)
 
 
 def network(family, form="spiking", base=None, timesteps=4, **changes):
-    """The spec of a named network, or of the tiny one, in a form."""
+    """The spec of a named network, or of the tiny one, in a form; what it changes on single datasets is left out."""
     fields = {**(SIZES[base] if base else TINY), **changes}
+    fields.pop("datasets", None)
     spiking = {"neuron": LIF, "timesteps": timesteps} if form == "spiking" else {}
     return FAMILIES[family](name=base or "tiny", form=form, **spiking, **fields)
 

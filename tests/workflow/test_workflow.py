@@ -183,12 +183,12 @@ def test_a_result_that_was_deleted_is_made_again_and_nothing_else(copy):
     (copy / run / "metrics.json").unlink()
     ended = snakemake(copy, "--cores", "2", "all", *SMOKE)
     assert ended.returncode == 0, ended.stdout
-    assert jobs(ended.stdout) == {"student": 1, "table": 2, "all": 1}  # table A3 has it too
+    assert jobs(ended.stdout) == {"student": 1, "table": 2, "figure": 1, "all": 1}  # table A3 and a figure have it too
     after = results(copy)
     changed = {path for path in after if after[path] != before.get(path)}
     assert after.keys() == before.keys()
     assert changed >= {f"{run}/{name}" for name in PARTS}
-    assert all(Path(run).name in path or re.search(r"/table(2a|A3)\.", path) for path in changed)
+    assert all(Path(run).name in path or re.search(r"/(table2a|tableA3|fig_timesteps)\.", path) for path in changed)
     for path in (f"{run}/weights.safetensors", f"{run}/predictions.npz", "results/smoke/tables/table2a.csv"):
         assert after[path][1] == before[path][1]
 
