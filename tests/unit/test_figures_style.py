@@ -42,6 +42,7 @@ def drawn(plan, folder, notes=()):
         ("D = 384", "$D$ = 384"),
         ("Spikingformer-8-D", "Spikingformer-8-$D$"),
         ("w/o KD", "w/o KD"),
+        ("See D-148, D-160", "See D-148, D-160"),
         ("BKDSNN", "BKDSNN"),
         ("50 $ & 3 %", r"50 \$ & 3 %"),
     ],

@@ -130,7 +130,7 @@ def _method(run: RunSpec) -> str:
 
 _MATH = (
     (re.compile(r"\bL_([A-Z]+)"), r"$\\mathcal{L}_{\\mathrm{\1}}$"),
-    (re.compile(r"\bD\b"), "$D$"),
+    (re.compile(r"\bD\b(?!-\d)"), "$D$"),  # not the D of a deviation, such as D-148
     (re.compile("λ"), r"$\\lambda$"),
     (re.compile("τ"), r"$\\tau$"),
     (re.compile(r"\balpha\b"), r"$\\alpha$"),
