@@ -46,8 +46,12 @@ PUBLISHED = {one.stem: one.name for one in catalogue.published_weights()}
 
 
 def run_names(kind):
-    """A regular expression for the names of all runs of one kind: teacher, student or evaluation."""
-    return "|".join(name for name, spec in RUNS.items() if spec.kind == kind) or "none"
+    """A regular expression for the names of all runs of one kind: teacher, student or evaluation.
+
+    It has the ends of the names alone: parsing the whole names would take most of the time of a dry run.
+    """
+    ends = [name.rpartition("-")[2] for name, spec in RUNS.items() if spec.kind == kind]
+    return rf"[a-z0-9-]+-(?:{'|'.join(ends)})" if ends else "none"
 
 
 def artefact(run, name):

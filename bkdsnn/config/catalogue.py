@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -149,7 +150,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
 def parse(model: type[M], content: Mapping[str, Any], where: str) -> M:
     """Validate a mapping against a model; a mistake raises `UserError` that names the place `where`."""
     with user_errors(model, where):
-        return TypeAdapter(model).validate_python(dict(content))
+        return _adapter(model).validate_python(dict(content))
+
+
+@functools.cache
+def _adapter(model: type[M]) -> TypeAdapter[M]:
+    return TypeAdapter(model)
 
 
 @contextlib.contextmanager

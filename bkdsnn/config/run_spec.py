@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -150,10 +151,16 @@ class RunSpec(Part):
         """Return the whole description as JSON: defaults filled in, keys sorted, no spaces."""
         return _json(self.model_dump(mode="json"))
 
-    @property
+    @functools.cached_property  # the workflow asks for it thousands of times
     def digest(self) -> str:
         """SHA-256 of the identity as JSON; new fields in the code do not change it, see `config.identity`."""
         return hashlib.sha256(_json(self.identity()).encode()).hexdigest()
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> RunSpec:
+        """Return a copy with the changes in `update`, which are not validated; its digest is its own."""
+        copied = super().model_copy(update=update, deep=deep)
+        vars(copied).pop("digest", None)
+        return copied
 
     @property
     def name(self) -> str:

@@ -104,6 +104,12 @@ def test_whatever_changes_the_result_changes_the_identity(changes):
     assert make(**changes).digest != make().digest
 
 
+def test_the_digest_of_a_changed_copy_is_its_own():
+    spec = RunSpec.model_validate(STUDENT)
+    before, other = spec.digest, spec.model_copy(update={"seed": 1})
+    assert other.digest == RunSpec.model_validate({**STUDENT, "seed": 1}).digest != before == spec.digest
+
+
 def test_labels_and_places_do_not_enter_the_identity():
     labelled = {**DATASET, "label": "digits (embedded)", "page": "somewhere", "folder": "elsewhere"}
     changed = make(dataset=labelled, teacher={**TEACHER, "dataset": labelled})
