@@ -121,7 +121,7 @@ def test_what_other_programs_read_stays_clean(arguments, begin, tmp_path):
 def test_it_goes_to_standard_error_and_quiet_all_silences_it(tmp_path):
     command = [sys.executable, "-m", "snakemake", "--directory", str(tmp_path), "--dry-run"]
     for quiet, told in (["rules", "progress"], True), (["all"], False):
-        run = [*command, "--quiet", *quiet, "--", "table2c"]
+        run = [*command, "--quiet", *quiet, "--config", "scale=smoke", "--", "table2c"]
         ended = subprocess.run(run, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
         assert ended.returncode == 0 and "budget:" not in ended.stdout
         assert ("\nbudget: 30 runs\n" in ended.stderr) is told
@@ -129,6 +129,6 @@ def test_it_goes_to_standard_error_and_quiet_all_silences_it(tmp_path):
 
 def test_a_refusal_is_told_even_if_all_else_is_quiet(tmp_path):
     command = [sys.executable, "-m", "snakemake", "--directory", str(tmp_path), "--cores", "1", "--quiet", "all"]
-    command += ["--config", "budget={cap_hours: 5}", "--", "table2c"]
+    command += ["--config", "scale=smoke", "budget={cap_hours: 5}", "--", "table2c"]
     ended = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, check=False)
     assert ended.returncode == 1 and "\n'budget.cap_hours' is 5, but there is no estimate of 30 runs" in ended.stderr
