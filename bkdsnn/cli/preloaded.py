@@ -15,7 +15,7 @@ import sys
 from pathlib import Path
 
 from bkdsnn.cli import main
-from bkdsnn.config import own, paper
+from bkdsnn.config import RunSpec, own, paper
 from bkdsnn.machine.fork_server import ForkServer
 
 
@@ -30,26 +30,42 @@ def serve() -> int:
 
 
 def load() -> None:
-    """Import what trainings and analyses use. Raises `RuntimeError` if this process then has more than one thread."""
+    """Import and find what trainings and analyses use.
+
+    Raises `RuntimeError` if this process then has more than one thread.
+    """
     import torch
 
     import bkdsnn.analysis.activity
     import bkdsnn.training.execute  # noqa: F401
+    from bkdsnn.runs.provenance import packages
 
+    packages()
     torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))])  # the first optimiser imports torch's compiler
     if len(list(Path("/proc/self/task").iterdir())) > 1 or torch.cuda.is_initialized():
         raise RuntimeError("the fork server has several threads or a GPU, and cannot fork")
 
 
 def expand(arguments: list[str]) -> None:
-    """Expand the tables for the run of a command, so that each child finds its run at once.
+    """Expand the tables for the run of a command, and compile its neurons, so that each child has them at once.
 
     Not with a folder of the user's own: its code is for the children alone.
     """
     if arguments[0] in ("train", "activity") and own.OWN not in os.environ:
         options = dict(itertools.pairwise(arguments))
         with contextlib.suppress(Exception):  # the child will say so
-            paper.find_run(arguments[1], options.get("--scale", "demo"))
+            compile_neurons(paper.find_run(arguments[1], options.get("--scale", "demo")))
+
+
+def compile_neurons(spec: RunSpec) -> None:
+    """Compile the spiking neurons of a run and of the runs that it builds on."""
+    import torch
+
+    from bkdsnn.models.firing import native
+
+    for run in spec.lineage():
+        if neuron := getattr(run.network, "neuron", None):
+            native.missing(neuron, torch.float32)
 
 
 if __name__ == "__main__":

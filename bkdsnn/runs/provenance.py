@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 import platform
@@ -45,6 +46,7 @@ def provenance(
     )
 
 
+@functools.cache  # a quarter of a second, which the fork server spends once for all runs
 def packages() -> dict[str, str]:
     """Return the versions of all installed packages; if one is installed twice, the version that Python imports."""
     found: dict[str, str] = {}
