@@ -1,5 +1,6 @@
 """`python -m bkdsnn`."""
 
+import signal
 import sys
 
 from bkdsnn.machine import fork_server
@@ -9,4 +10,6 @@ if code is None:
     from bkdsnn.cli import main
 
     code = main()
+if code == 0:
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # all is done: no signal to the exiting process makes it a failure
 raise SystemExit(code)

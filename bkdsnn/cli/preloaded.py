@@ -10,6 +10,7 @@ import contextlib
 import gc
 import itertools
 import os
+import signal
 import socket
 import sys
 from pathlib import Path
@@ -26,7 +27,10 @@ def serve() -> int:
     os.dup2(0, 2)  # from here on its errors go nowhere, for those who read a client's until its end
     gc.freeze()  # a tenth of what a child needs until its first step would be for looking through the imports again
     sys.argv[1:] = server.serve(expand)
-    return main()
+    code = main()
+    if code == 0:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as in `bkdsnn/__main__.py`
+    return code
 
 
 def load() -> None:

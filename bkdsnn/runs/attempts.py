@@ -11,7 +11,7 @@ from safetensors import SafetensorError, safe_open
 
 from bkdsnn.config import RunSpec
 from bkdsnn.core.errors import UserError
-from bkdsnn.runs import schema
+from bkdsnn.runs import ledger, schema
 from bkdsnn.runs.artefacts import data_records
 from bkdsnn.runs.run_folder import RunFolder
 from bkdsnn.runs.schema import Failure, Metrics, Place
@@ -32,10 +32,12 @@ def standing(checkpoint: Path) -> Place:
 def expect_progress(folder: RunFolder, attempt: int) -> None:
     """Raise `UserError` if this is a retry and the previous attempt made no progress.
 
-    The run is then marked as failed, because an attempt that was killed could not do so itself.
+    The run is then marked as failed, because an attempt that was killed could not do so itself. An attempt that had
+    finished when its job was killed made progress, though Snakemake has deleted its results.
     """
-    stands, began = standing(folder.checkpoint), [one.origin for one in folder.attempts()[-1:]]
-    if attempt == 1 or folder.finished or [stands] != (began or [None]):
+    stands, last = standing(folder.checkpoint), ledger.read(folder.ledger)[-1:]
+    began = [one.origin for one in last] or [None]
+    if attempt == 1 or folder.finished or [stands] != began or [one.event for one in last] == ["finished"]:
         return
     where = "its beginning" if stands is None else f"epoch {stands[0] + 1}, step {stands[1]}"
     reported = folder.failure.is_file()

@@ -77,20 +77,31 @@ def _carry_out(
     where = name if group.size == 1 else f"{group.size} x {name}"
     log.info("%s: on %s%s", spec.name, where, ", recomputing activations" if recompute else "")
     loader = open_loader(spec, results, device, group)
-    if spec.recipe is None:
-        network = models.build(spec.network, spec.dataset)
-        load_source(network, spec, folder, resources)
-        evaluation = evaluate(network.to(device), loader)
-        history: list[Epoch] = []
-        log.info("%s: top-1 %.2f %%", spec.name, evaluation.top1)
-    else:
-        with time_slice:
-            network, evaluation, history = train(
-                spec, spec.recipe, folder, loader, device, time_slice, resources, group, recompute
-            )
-    if group.main:
-        write_artefacts(folder, network, evaluation, history, loader, name)
-        folder.clear_checkpoints()
+    with time_slice if spec.recipe else contextlib.nullcontext():  # a signal does not interrupt the writing of results
+        network, evaluation, history = _computed(folder, loader, resources, device, time_slice, group, recompute)
+        if group.main:
+            write_artefacts(folder, network, evaluation, history, loader, name)
+            folder.clear_checkpoints()
+
+
+def _computed(
+    folder: RunFolder,
+    loader: Loader,
+    resources: Path,
+    device: torch.device,
+    time_slice: Slice,
+    group: Group,
+    recompute: bool,
+) -> tuple[Network, Evaluation, list[Epoch]]:
+    """Return the network of a run, trained or as it was given, its evaluation, and its history."""
+    spec = folder.spec
+    if spec.recipe:
+        return train(spec, spec.recipe, folder, loader, device, time_slice, resources, group, recompute)
+    network = models.build(spec.network, spec.dataset)
+    load_source(network, spec, folder, resources)
+    evaluation = evaluate(network.to(device), loader)
+    log.info("%s: top-1 %.2f %%", spec.name, evaluation.top1)
+    return network, evaluation, []
 
 
 def open_loader(spec: RunSpec, results: Path, device: torch.device, group: Group = ALONE) -> Loader:

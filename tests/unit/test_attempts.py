@@ -85,6 +85,13 @@ def test_a_crash_after_progress_is_retried_once_more(folder, spec, results):
     assert "it was killed" in json.loads((folder.path / "failure.json").read_text())["message"]
 
 
+def test_results_that_were_deleted_with_their_job_are_made_again(folder, spec, results):
+    run(spec, results)
+    for path in folder.path.iterdir():  # as Snakemake does when the job is killed at its end
+        path.unlink()
+    assert train(spec, results, 2) == 0 and folder.finished
+
+
 def test_who_never_began_is_not_retried(folder, spec, results):
     with pytest.raises(UserError, match=r"attempt 1 saved nothing after its beginning"):
         expect_progress(folder, 2)
