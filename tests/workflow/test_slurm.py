@@ -19,7 +19,7 @@ pytestmark = [
 ]
 WITHOUT_ACCOUNTING = ("--slurm-no-account", "--slurm-status-command", "squeue")
 SOON = ("--slurm-init-seconds-before-status-checks", "5", "--latency-wait", "10")
-LONG = 150  # epochs of a run that is disturbed
+LONG = 60  # epochs of a run that is disturbed; undisturbed it must end well within a minute, the time limit of its job
 
 
 @pytest.fixture
