@@ -17,6 +17,7 @@ from pathlib import Path
 
 from bkdsnn.config import RunSpec, catalogue, paper
 from bkdsnn.config.plans import Cell, Plan
+from bkdsnn.core.errors import UserError
 from bkdsnn.runs.records import finished
 
 LAST_GAIN = 2.0  # points that the last epoch may still add
@@ -66,12 +67,22 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=Path("results"))
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     options = parser.parse_args()
-    wrong = 0
-    for name in catalogue.table_names():
-        for line, faults in rows(paper.plan(name, options.scale, seeds=options.seeds), options.results / options.scale):
-            wrong += bool(faults)
-            print(line, *faults, sep="  ")
+    try:
+        found = [*checked(options.scale, options.seeds, options.results / options.scale)]
+    except UserError as error:
+        raise SystemExit(f"error: {error}") from None
+    for line, faults in found:
+        print(line, *faults, sep="  ")
+    wrong = sum(bool(faults) for _, faults in found)
+    if not found:
+        raise SystemExit(f"error: no finished run of these seeds in {options.results / options.scale}")
     raise SystemExit(f"{wrong} cells exceed a bound" if wrong else 0)
+
+
+def checked(scale: str, seeds: list[int], results: Path) -> Iterator[tuple[str, list[str]]]:
+    """Yield a line of text and the faults of each finished cell of accuracies of all tables."""
+    for name in catalogue.table_names():
+        yield from rows(paper.plan(name, scale, seeds=seeds), results)
 
 
 def rows(plan: Plan, results: Path) -> Iterator[tuple[str, list[str]]]:

@@ -103,10 +103,13 @@ def _error(seeds: ArrayLike, images: int, seed: ArrayLike, image: ArrayLike, res
     return np.sqrt(np.maximum(whole, np.maximum(by_seed, by_image))), np.maximum(1, df)
 
 
-def holm(p: Sequence[float]) -> list[float]:
-    """Return the p-values of a family, adjusted by Holm's method (1979), in their own order."""
+def holm(p: Sequence[float], missing: int = 0) -> list[float]:
+    """Return the p-values of a family, adjusted by Holm's method (1979), in their own order.
+
+    `missing` counts comparisons of the family that have no p-value yet; they count as if theirs were 1.
+    """
     order = np.argsort(p)
-    stepped = np.asarray(p, dtype=float)[order] * np.arange(len(p), 0, -1)
+    stepped = np.asarray(p, dtype=float)[order] * np.arange(len(p) + missing, missing, -1)
     adjusted = np.minimum(1, np.maximum.accumulate(stepped))
     return [float(adjusted[rank]) for rank in np.argsort(order)]
 

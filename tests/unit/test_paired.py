@@ -195,6 +195,7 @@ def test_holm_by_hand():
     assert holm([0.5, 0.9]) == [1.0, 1.0]  # never above 1
     assert holm([0.02]) == [0.02]
     assert holm([]) == []
+    assert holm([0.01, 0.02], missing=2) == pytest.approx([0.04, 0.06])  # as with two more of 1
 
 
 def test_holm_keeps_the_order_of_the_p_values():

@@ -77,11 +77,12 @@ def test_the_interval_is_two_way_over_seeds_and_images(plan, tmp_path):
     assert found.seeds == (0, 1, 2)
 
 
-def test_holm_adjusts_over_all_differences_of_the_table(plan, tmp_path):
-    found = [c.to_baseline for c in measure(plan, example_results(plan, tmp_path)).cells if c.to_baseline]
+def test_holm_adjusts_over_all_differences_that_the_table_plans(plan, tmp_path):
+    planned = [c for c in measure(plan, example_results(plan, tmp_path)).cells if c.baseline and c.runs]
+    found = [c.to_baseline for c in planned if c.to_baseline]
     tested = [one for one in found if one.interval]
-    assert len(tested) == 6 < len(found)
-    assert [one.p_holm for one in tested] == holm([one.interval.p for one in tested])
+    assert len(tested) == 6 < len(found) < len(planned) == 9
+    assert [one.p_holm for one in tested] == holm([one.interval.p for one in tested], missing=3)
     assert {one.p_holm for one in found if not one.interval} == {None}
 
 
@@ -265,7 +266,8 @@ def test_underlined_is_what_cannot_be_told_from_the_best(plan, tmp_path):
     assert [c.row for c in model.cells if c.underlined] == ["bkd"]  # the ANN teaches
     compared = [cell(model, row, R19).to_best for row in ("sew-resnet", "bkd")]
     assert [(one.row, one.difference) for one in compared] == [("bkdsnn", -48.0), ("bkdsnn", -1.0)]
-    assert [one.p_holm for one in compared] == holm([one.interval.p for one in compared])
+    other_columns = 2 * (len(plan.table.columns) - 1)  # nothing of them is finished
+    assert [one.p_holm for one in compared] == holm([one.interval.p for one in compared], missing=other_columns)
     assert cell(model, "ann", R19).to_best is cell(model, "bkdsnn", R19).to_best is None
 
 

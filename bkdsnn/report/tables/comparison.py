@@ -90,10 +90,16 @@ def _mcnemar(differences: Floats) -> float:
 
 
 def adjusted(cells: Sequence[MeasuredCell], which: Literal["to_baseline", "to_best"]) -> list[MeasuredCell]:
-    """Fill in `p_holm` of one kind of comparison; those of the whole table are the family."""
+    """Fill in `p_holm` of one kind of comparison; those that the whole table plans are the family.
+
+    If only those with a result counted, a table in which some are missing would claim more than the complete one.
+    """
     cells = list(cells)
+    planned = [cell for cell in cells if cell.runs and (cell.baseline if which == "to_baseline" else _competes(cell))]
+    leaders = len({cell.column for cell in planned}) if which == "to_best" else 0
     tested = {i: one for i, cell in enumerate(cells) if (one := getattr(cell, which)) and one.interval}
-    for (i, one), p in zip(tested.items(), holm([one.interval.p for one in tested.values()])):
+    missing = len(planned) - leaders - len(tested)
+    for (i, one), p in zip(tested.items(), holm([one.interval.p for one in tested.values()], missing)):
         cells[i] = dataclasses.replace(cells[i], **{which: dataclasses.replace(one, p_holm=p)})
     return cells
 
