@@ -206,7 +206,7 @@ onstart:
         raise WorkflowError(problem)
     if workflow.local_exec:
         # Snakemake's limit of starts per second sets a timer for every job that ends, each of which looks for work once
-        # in that time until the end: after hundreds of short runs most of a core. Starts on one machine need no limit.
+        # in that time until the end: a quarter of a core over hundreds of short runs. Starts on one machine need no limit.
         workflow.scheduler.job_rate_limiter = None
     if workflow.local_exec and not SCALE.gpu:
         fork_server.offer(SETTINGS.device)

@@ -36,11 +36,11 @@ def expect_progress(folder: RunFolder, attempt: int) -> None:
     finished when its job was killed made progress, though Snakemake has deleted its results.
     """
     stands, last = standing(folder.checkpoint), ledger.read(folder.ledger)[-1:]
-    began = [one.origin for one in last] or [None]
-    if attempt == 1 or folder.finished or [stands] != began or [one.event for one in last] == ["finished"]:
+    began, reported = [one.origin for one in last] or [None], folder.failure.is_file()
+    deleted = not reported and [one.event for one in last] == ["finished"]
+    if attempt == 1 or folder.finished or deleted or [stands] != began:
         return
     where = "its beginning" if stands is None else f"epoch {stands[0] + 1}, step {stands[1]}"
-    reported = folder.failure.is_file()
     why = schema.read(Failure, folder.failure).message if reported else "it was killed"
     message = (
         f"run {folder.spec.name}: attempt {attempt - 1} saved nothing after {where} ({why}), and another would fail "

@@ -1,6 +1,8 @@
 """Retries: they go on where there was progress, and refuse where there was none."""
 
 import json
+import os
+import signal
 
 import pytest
 from training_example import CPU, run
@@ -11,6 +13,7 @@ from bkdsnn.core.errors import Interrupted, UserError
 from bkdsnn.data import prepare
 from bkdsnn.runs.attempts import expect_progress, standing
 from bkdsnn.runs.run_folder import RunFolder
+from bkdsnn.training import execute as execution
 from bkdsnn.training.execute import execute
 
 
@@ -90,6 +93,31 @@ def test_results_that_were_deleted_with_their_job_are_made_again(folder, spec, r
     for path in folder.path.iterdir():  # as Snakemake does when the job is killed at its end
         path.unlink()
     assert train(spec, results, 2) == 0 and folder.finished
+
+
+def test_an_error_after_results_were_deleted_is_not_retried(folder, spec, results):
+    run(spec, results)
+    for path in folder.path.iterdir():
+        path.unlink()
+    folder.failed("its data is damaged")
+    with pytest.raises(UserError, match=r"attempt 1 saved nothing after its beginning \(its data is damaged\)"):
+        expect_progress(folder, 2)
+
+
+def test_a_signal_does_not_interrupt_the_writing_of_results(folder, spec, results, monkeypatch):
+    write = execution.write_artefacts
+
+    def signalled(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        write(*arguments)
+
+    monkeypatch.setattr(execution, "write_artefacts", signalled)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # raises, where nobody waits for it
+    try:
+        run(spec, results)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert folder.finished
 
 
 def test_who_never_began_is_not_retried(folder, spec, results):
